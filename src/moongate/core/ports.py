@@ -1,0 +1,258 @@
+"""The seams: what a codec, an upstream, a store and a clock promise to the rest.
+
+Each seam ships its fake as a public module: the scripted upstream (``upstream.scripted``), the
+memory store (``store.memory``) and the manual clock (below).
+"""
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Protocol
+
+from moongate.core.cards import Facts
+from moongate.core.errors import Refused
+from moongate.core.events import Answer, Event, Finished
+from moongate.core.money import Bill, Counts
+from moongate.core.request import Request
+from moongate.core.rows import (
+    AccountRow,
+    EntryRow,
+    Finding,
+    HoldRow,
+    KeyRow,
+    PriceRow,
+    UsageRow,
+)
+from moongate.core.sealed import Sealed
+
+
+class Clock(Protocol):
+    """Wall time for records, monotonic time for durations."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+
+    def monotonic_s(self) -> float:
+        """Seconds from an arbitrary start; never goes back."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that moves when told: the fake of :class:`Clock`."""
+
+    def __init__(self, now_ms: int = 1_769_472_000_000) -> None:
+        self._start_ms = now_ms
+        self._passed_s = 0.0
+
+    def now_ms(self) -> int:
+        return self._start_ms + int(self._passed_s * 1000)
+
+    def monotonic_s(self) -> float:
+        return self._passed_s
+
+    def advance(self, seconds: float) -> None:
+        """Move both times forward by ``seconds``."""
+        self._passed_s += seconds
+
+
+class Head(Sealed, frozen=True):
+    """What every chunk of an answer repeats: its id, time (seconds), model and fingerprint."""
+
+    id: str
+    created_s: int
+    model: str
+    fingerprint: str
+    include_usage: bool = False
+
+
+class Reader(Protocol):
+    """Bytes of a stream in, events out, in any chunking; enforces the legal order.
+
+    ``open`` is called once when the other side accepted (2xx head). ``feed`` and ``close``
+    raise UpstreamProtocolError for what the dialect does not allow; ``close`` raises it too when
+    the stream ended without its end mark.
+    """
+
+    def open(self) -> list[Event]: ...
+    def feed(self, data: bytes) -> list[Event]: ...
+    def close(self) -> list[Event]: ...
+
+
+class Writer(Protocol):
+    """Events in, bytes of a client's stream out.
+
+    ``write`` takes content events only (Thinking, Text, ToolCall, ToolArgs, Citation); the first
+    call also writes what a stream opens with. ``end`` writes the finishes with their usage.
+    ``fail`` writes an error event; no end mark follows it.
+    """
+
+    def write(self, events: Sequence[Event]) -> bytes: ...
+    def end(self, finishes: Sequence[Finished], bill: Bill) -> bytes: ...
+    def fail(self, error: Refused) -> bytes: ...
+    def heartbeat(self) -> bytes: ...
+
+
+class Codec(Protocol):
+    """One dialect, facing either way. Pure; knows not which side of the gateway it is on."""
+
+    name: str
+
+    def read_request(self, body: bytes) -> Request:
+        """Decode a client's body. Raises Refused naming the field path."""
+
+    def write_request(self, request: Request) -> dict[str, Any]:
+        """The request as a JSON-able body, unknown fields included."""
+
+    def reader(self) -> Reader:
+        """A reader of one streamed answer."""
+
+    def writer(self, head: Head) -> Writer:
+        """A writer of one streamed answer."""
+
+    def write_answer(self, answer: Answer, head: Head, bill: Bill) -> bytes:
+        """The unstreamed answer's body."""
+
+    def write_error(self, error: Refused) -> bytes:
+        """The error body in this dialect's shape."""
+
+
+class Ask(Sealed, frozen=True):
+    """One request on its way to an upstream.
+
+    ``id`` is the hold's id and goes along as the request id. ``model`` is the name there.
+    ``output_tokens_max`` is the cap that we send (tokens). ``tenant`` keeps organisations apart
+    in the upstream's prompt cache: an opaque tag, never client text.
+    """
+
+    id: str
+    request: Request
+    model: str
+    output_tokens_max: int
+    tenant: str
+
+
+class Probe(Sealed, frozen=True):
+    """What a look at an upstream found: reachable, its models (``None``: it would not say)."""
+
+    ok: bool
+    models: tuple[str, ...] | None
+    detail: str
+
+
+class Upstream(Protocol):
+    """A place that answers. ``stream`` yields batches: what one read from the wire brought."""
+
+    name: str
+    kind: str
+
+    def facts(self) -> Facts:
+        """What this end can do, as far as it says."""
+
+    def stream(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
+        """Ask, and yield events; the first batch is ``[Started()]`` once it accepted.
+
+        Closing the generator stops the work upstream. Raises an UpstreamError.
+        """
+
+    async def count(self, request: Request) -> int | None:
+        """Exact prompt tokens of ``request`` where this end can tell; else ``None``."""
+
+    async def probe(self) -> Probe:
+        """Look whether it answers and which models it lists. Never raises."""
+
+    def dropped(self, request: Request) -> tuple[str, ...]:
+        """Names of the request's unknown fields that this kind of upstream is not sent."""
+
+    async def start(self) -> None:
+        """Open what is needed. Raises ConfigurationError with a sentence for the operator."""
+
+    async def close(self) -> None:
+        """Release everything."""
+
+
+class TokenCounter(Protocol):
+    """Counts a prompt's tokens: ``bound`` can never be too low."""
+
+    def bound(self, request: Request, window: int) -> int: ...
+
+
+class Settlement(Sealed, frozen=True):
+    """How a hold ends: its usage row and what state it leaves the hold in.
+
+    ``charge`` moves from the hold's account to revenue when it is above zero.
+    """
+
+    row: UsageRow
+    void: bool = False
+
+
+class Store(Protocol):
+    """Where rows live. Every move is one durable commit, or LedgerUnavailable and nothing.
+
+    Money moves are compare-and-set: a repeat changes nothing and says so.
+    """
+
+    async def open(self) -> None:
+        """Open and migrate. Raises ConfigurationError (corrupt, newer, locked, unwritable)."""
+
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None:
+        """Commit nothing, durably. Raises LedgerUnavailable."""
+
+    # accounts and keys
+    async def account_create(self, row: AccountRow) -> bool:
+        """Insert; False when the id exists."""
+
+    async def account(self, id: str) -> AccountRow | None: ...
+    async def accounts(self) -> list[AccountRow]: ...
+    async def key_insert(self, row: KeyRow) -> None: ...
+    async def key_by_mac(self, mac: bytes) -> KeyRow | None: ...
+    async def keys(self, account: str | None = None) -> list[KeyRow]: ...
+    async def key_revoke(self, id: str, at_ms: int) -> bool:
+        """Set ``revoked_ms`` once; False when unknown or already revoked."""
+
+    # prices
+    async def price_add(self, row: PriceRow) -> PriceRow:
+        """Insert with the next version (``row.version`` is ignored) and return it."""
+
+    async def prices(self) -> list[PriceRow]:
+        """Every row, oldest version first."""
+
+    # money
+    async def credit(self, account: str, amount_nanos: int, kind: str, tx: str, at_ms: int) -> bool:
+        """Post ``amount`` to the account, against ``cash`` or ``promo``; False when tx exists."""
+
+    async def hold(self, row: HoldRow) -> bool:
+        """Set money aside on every leg, or on none; False when a leg cannot pay."""
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """Resolve an open hold with its usage row; False when it was resolved before."""
+
+    async def renew(self, ids: Sequence[str], at_ms: int) -> int:
+        """Extend the leases of open holds; returns how many were still open."""
+
+    async def expire(self, at_ms: int, grace_s: int) -> list[str]:
+        """Resolve holds whose lease and grace ran out, charge 0; returns their ids."""
+
+    # looks
+    async def open_holds(self) -> list[HoldRow]: ...
+    async def usage(
+        self, account: str | None = None, from_ms: int = 0, to_ms: int | None = None
+    ) -> list[UsageRow]:
+        """Resolved requests ended in [from, to), oldest first."""
+
+    async def entries(self, account: str | None = None) -> list[EntryRow]: ...
+    async def audit(self) -> list[Finding]:
+        """Check the invariants; empty when all hold."""
+
+
+NO_COUNTS = Counts()
