@@ -1,0 +1,1 @@
+"""Who may say it: keys and, around a request, its lease."""

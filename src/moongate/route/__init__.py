@@ -1,0 +1,1 @@
+"""Where it should go: model cards, the health of targets, and the plan. Pure over snapshots."""

@@ -1,0 +1,87 @@
+"""The model catalogue: cards by id and alias, each with its dated price and what serves it now.
+
+A model without a price is refused, never served for nothing: null and 0 are different. Cards and
+prices are data; no code path names a model.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from moongate.core.cards import Card, Facts, Offer
+from moongate.core.errors import ConfigurationError, Refused
+from moongate.core.ports import Clock
+from moongate.core.rows import PriceRow
+
+
+class Catalog:
+    """Cards, price rows and the facts of the upstreams behind them.
+
+    ``facts`` tells what an upstream says of itself now; ``alive`` whether it may be asked.
+    """
+
+    def __init__(
+        self,
+        cards: Iterable[Card],
+        facts: Callable[[str], Facts],
+        alive: Callable[[str], bool],
+        clock: Clock,
+    ) -> None:
+        self._cards = {card.id: card for card in cards}
+        self._names = {name: card for card in self._cards.values() for name in card.aliases}
+        self._names |= self._cards
+        self._facts = facts
+        self._alive = alive
+        self._clock = clock
+        self._prices: dict[str, list[PriceRow]] = {}
+
+    def reprice(self, rows: Sequence[PriceRow]) -> None:
+        """Take the store's price rows as they stand now."""
+        prices: dict[str, list[PriceRow]] = {}
+        for row in sorted(rows, key=lambda row: (row.from_ms, row.version)):
+            prices.setdefault(row.model, []).append(row)
+        self._prices = prices
+
+    def require_prices(self) -> None:
+        """Raise ConfigurationError naming the cards that have no price row in force."""
+        bare = sorted(card.id for card in self._cards.values() if self.price(card.id) is None)
+        if bare:
+            raise ConfigurationError(
+                f"No price is in force for {', '.join(bare)}: a model without a price is not "
+                "served. Give it a price in the configuration."
+            )
+
+    def price(self, model: str) -> PriceRow | None:
+        """The price row of the card ``model`` that is in force now."""
+        now_ms = self._clock.now_ms()
+        due = [row for row in self._prices.get(model, ()) if row.from_ms <= now_ms]
+        return due[-1] if due else None
+
+    def offer(self, model: str) -> Offer:
+        """The card called ``model`` (id or alias) as it stands now. Raises Refused (404)."""
+        card = self._names.get(model)
+        price = None if card is None else self.price(card.id)
+        if card is None or price is None:
+            raise Refused("model_not_found", "model")
+        return self._offer(card, price)
+
+    def offers(self) -> list[Offer]:
+        """Every card that can be served and has a price, in the configuration's order."""
+        found = [(card, self.price(card.id)) for card in self._cards.values()]
+        return [self._offer(card, price) for card, price in found if price is not None]
+
+    def _offer(self, card: Card, price: PriceRow) -> Offer:
+        names = [target.upstream for target in card.targets]
+        serving = next((name for name in names if self._alive(name)), names[0])
+        facts = self._facts(serving)
+        return Offer(
+            card=card,
+            price=price,
+            window=card.window if facts.window is None else min(card.window, facts.window),
+            output_tokens_default=facts.output_tokens_default or card.output_tokens_default,
+            abilities=card.abilities
+            if facts.abilities is None
+            else card.abilities & facts.abilities,
+            fingerprint=facts.fingerprint,
+            data_policy=facts.data_policy,
+            upstream=serving,
+            stand_in=facts.stand_in,
+        )
