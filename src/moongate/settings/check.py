@@ -1,0 +1,168 @@
+"""What no single key can tell: names that must exist, clash or belong together."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+from moongate.core.money import per_million_to_nanos, usd_to_nanos
+from moongate.settings.read import nearest
+from moongate.settings.serving import Model, Upstream, day_to_s
+from moongate.settings.tree import Settings
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:-]{0,127}")
+
+
+def mistakes(settings: Settings) -> Iterator[str]:
+    """Every contradiction in ``settings`` as a sentence."""
+    yield from _server(settings)
+    seen: set[str] = set()
+    for at, upstream in enumerate(settings.upstreams):
+        path = f"upstreams[{at}]"
+        yield from _upstream(upstream, path)
+        if upstream.name in seen:
+            yield f"{path}.name is used twice; every upstream needs a name of its own."
+        seen.add(upstream.name)
+    names: dict[str, str] = {}
+    for at, model in enumerate(settings.models):
+        yield from _model(settings, model, f"models[{at}]")
+        yield from _clashes(model, f"models[{at}]", names)
+
+
+def _server(settings: Settings) -> Iterator[str]:
+    url = settings.store.url
+    if not url.startswith(("sqlite:///", "postgresql://")) or url == "sqlite:///":
+        yield (
+            'store.url takes "sqlite:///FILE" (relative to the home folder) or '
+            '"postgresql://user:pass@host/db".'
+        )
+    elif settings.server.workers > 1 and url.startswith("sqlite"):
+        yield (
+            "server.workers above 1 needs a PostgreSQL store: set store.url to a "
+            "postgresql:// address, or server.workers to 1."
+        )
+    redis = settings.rates.redis_url
+    if redis and urlsplit(redis).scheme not in {"redis", "rediss", "valkey", "valkeys", "unix"}:
+        yield 'rates.redis_url takes an address like "redis://host:6379/0", or "" for none.'
+
+
+def _upstream(upstream: Upstream, path: str) -> Iterator[str]:
+    if not _NAME.fullmatch(upstream.name):
+        yield f"{path}.name takes letters, digits, _, . and -, at most 64 of them."
+    if upstream.kind == "embedded":
+        if upstream.base_url or upstream.api_key_env or upstream.api_key_file:
+            yield f"{path} is the embedded engine: it takes no base_url and no API key."
+        if upstream.data_policy != "self-hosted":
+            yield f'{path}.data_policy can only be "self-hosted": the engine runs here.'
+    else:
+        yield from _address(upstream.base_url, f"{path}.base_url")
+    if upstream.kind == "moonshot" and upstream.data_policy == "self-hosted":
+        yield (
+            f'{path}.data_policy cannot be "self-hosted": kind "moonshot" is the maker\'s own '
+            'service. Say "none", or "contract" with an agreement that you hold.'
+        )
+    if upstream.api_key_env and upstream.api_key_file:
+        yield f"{path} names both api_key_env and api_key_file; keep one."
+    yield from _agreement(upstream, path)
+
+
+def _agreement(upstream: Upstream, path: str) -> Iterator[str]:
+    agreement = upstream.agreement
+    if agreement is None:
+        if upstream.data_policy == "contract":
+            yield (
+                f'{path}.data_policy is "contract", but there is no [upstreams.agreement] below '
+                "it: give its title, effective day and statements, or set data_policy to "
+                '"none". Show only an agreement that you hold.'
+            )
+        return
+    if upstream.data_policy != "contract":
+        yield f'{path}.agreement is given, but data_policy is not "contract"; one must change.'
+    if not agreement.statements or not all(line.strip() for line in agreement.statements):
+        yield f"{path}.agreement.statements needs at least one sentence, and none may be empty."
+    try:
+        day_to_s(agreement.effective)
+    except ValueError:
+        yield f'{path}.agreement.effective takes a day like "2026-02-10".'
+
+
+def _address(url: str, path: str) -> Iterator[str]:
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError:
+        yield f"{path} is not a valid address."
+        return
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not port_is_fine:
+        yield f'{path} takes an http(s) address, like "https://host.example/v1".'
+    elif parts.username or parts.password:
+        yield f"{path} holds a user or password: name a secret with api_key_env instead."
+    elif parts.query or parts.fragment:
+        yield f"{path} ends at its path; leave out what follows ? or #."
+
+
+def _model(settings: Settings, model: Model, path: str) -> Iterator[str]:
+    if not _MODEL.fullmatch(model.id):
+        yield f"{path}.id takes letters, digits and _ . / : -, at most 128 of them."
+    if model.output_tokens_default > model.window:
+        yield f"{path}.output_tokens_default is larger than the window."
+    yield from _prices(model, path)
+    names = [upstream.name for upstream in settings.upstreams]
+    known = True
+    for at, target in enumerate(model.targets):
+        if target.upstream not in names:
+            known = False
+            yield (
+                f"{path}.targets[{at}].upstream names no upstream of this configuration"
+                + (nearest(target.upstream, names) or f"; there is {', '.join(names)}.")
+            )
+    if not model.targets:
+        yield f"{path}.targets is empty: say where the model is served."
+    elif known and not settings.targets(model):
+        yield (
+            f'privacy.require is "{settings.privacy.require}", and no target of {path} has a '
+            "data policy that good: give it such a target, or lower what is required."
+        )
+
+
+def _prices(model: Model, path: str) -> Iterator[str]:
+    for name in ("input", "cached", "output"):
+        try:
+            per_million_to_nanos(getattr(model.price, name))
+        except ValueError as error:
+            yield (
+                f"{path}.price.{name} is {error}. It takes USD per million tokens in quotes, "
+                'like "0.48".'
+                if "amount" in str(error)
+                else f"{path}.price.{name}: {error}."
+            )
+    if "search" in model.abilities and not model.price.search:
+        yield (
+            f"{path}.price.search is missing: a model with the ability search needs a price for "
+            'one call, like "0.005"; without a price there is no service.'
+        )
+    if model.price.search:
+        try:
+            fine = usd_to_nanos(model.price.search) >= 0
+        except ValueError:
+            fine = False
+        if not fine:
+            yield f'{path}.price.search takes USD per call in quotes, like "0.005".'
+    for name, text in model.list_price.items():
+        if name not in {"input", "cached", "output"}:
+            yield f"{path}.list_price.{name} is not a setting; known here: input, cached, output."
+            continue
+        try:
+            per_million_to_nanos(text)
+        except ValueError:
+            yield f'{path}.list_price.{name} takes USD per million tokens in quotes, like "0.60".'
+
+
+def _clashes(model: Model, path: str, names: dict[str, str]) -> Iterator[str]:
+    for field, name in [("id", model.id), *[("aliases", alias) for alias in model.aliases]]:
+        if field == "aliases" and not _MODEL.fullmatch(name):
+            yield f"{path}.aliases takes letters, digits and _ . / : -, at most 128 of them."
+        if name in names:
+            yield f"{path}.{field} holds a name that {names[name]} has already."
+        names.setdefault(name, f"{path}.{field}")

@@ -1,0 +1,64 @@
+"""What can be shown: tables, a secret that cannot slip out, URLs without passwords.
+
+A secret comes from the environment or from a file, never from the configuration itself. Only
+:meth:`Secret.reveal` gives it away, so a search for that word finds every use.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+HIDDEN: Final = "<secret>"
+LATER: Final = {"later": True}
+"""Marks a key that is read and checked, and that no part of this version acts on yet."""
+
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+
+
+class Secret:
+    """A string whose ``repr`` and ``str`` are ``<secret>``; it cannot be pickled."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The secret itself, for the one who sends it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is not copied")
+
+
+def without_password(url: str) -> str:
+    """``url`` with the password before its host replaced by ``<secret>``."""
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", url)
+
+
+def shown(value: object) -> Any:
+    """``value`` as plain JSON-able data for people: secrets and passwords hidden."""
+    match value:
+        case Secret():
+            return HIDDEN
+        case msgspec.Struct():
+            return {name: shown(getattr(value, name)) for name in value.__struct_fields__}
+        case tuple() | list():
+            return [shown(item) for item in value]
+        case dict():
+            return {str(key): shown(item) for key, item in value.items()}
+        case str():
+            return without_password(value)
+        case _:
+            return value
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the file; its ``repr`` hides secrets."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shown(self)})"

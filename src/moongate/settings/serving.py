@@ -1,0 +1,136 @@
+"""``[[upstreams]]`` and ``[[models]]``: who answers, what is on offer, and at what price."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
+
+from moongate.core.cards import Ability, Card, DataPolicy, Fixed, Target
+from moongate.core.money import Price, per_million_to_nanos, usd_to_nanos
+from moongate.settings.secret import LATER, Secret, Table
+
+Kind = Literal["moonshot", "vllm", "sglang", "openai", "embedded"]
+POLICY_RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
+"""How much a data policy promises; more is better."""
+
+
+class Agreement(Table, frozen=True, kw_only=True):
+    """``[upstreams.agreement]``: what an operator holds in writing; needed for ``contract``."""
+
+    title: Annotated[str, Meta(description="the agreement's name")]
+    effective: Annotated[str, Meta(description="the day it took effect, YYYY-MM-DD")]
+    statements: Annotated[tuple[str, ...], Meta(description="what it promises, one sentence each")]
+    document: Annotated[str, Meta(description="where a customer may ask for the full text")] = ""
+
+
+class Upstream(Table, frozen=True, kw_only=True):
+    """``[[upstreams]]``: a place that answers."""
+
+    name: Annotated[str, Meta(description="your word for it; shown in x-moongate-upstream")]
+    kind: Annotated[Kind, Meta(description="what serves there, hence which quirks apply")]
+    base_url: Annotated[
+        str, Meta(description="its API's address, /v1 included; none for embedded")
+    ] = ""
+    api_key_env: Annotated[str, Meta(description="environment variable that holds its API key")] = (
+        ""
+    )
+    api_key_file: Annotated[
+        str, Meta(description="file that holds its API key, instead of the variable")
+    ] = ""
+    data_policy: Annotated[DataPolicy, Meta(description="what happens there to what is sent")] = (
+        "none"
+    )
+    region: Annotated[str, Meta(description="a word for people; shown, never acted on")] = ""
+    concurrency_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="requests that may run there at once")
+    ] = 64
+    first_token_timeout_s: Annotated[
+        float, Meta(gt=0, le=86_400, description="seconds that it may stay silent at first")
+    ] = 600.0
+    idle_timeout_s: Annotated[
+        float, Meta(gt=0, le=86_400, description="seconds that it may stay silent later")
+    ] = 60.0
+    agreement: Annotated[
+        Agreement | None, Meta(description="the agreement that makes it a contract")
+    ] = None
+    api_key: Secret | None = None
+
+
+class PriceTable(Table, frozen=True, kw_only=True):
+    """``price``: decimal strings, USD per million tokens; ``search`` is USD per call."""
+
+    input: Annotated[str, Meta(description="uncached input, USD per million tokens")]
+    cached: Annotated[str, Meta(description="cached input, USD per million tokens")]
+    output: Annotated[str, Meta(description="output, USD per million tokens")]
+    search: Annotated[
+        str, Meta(description="one web search, USD; needed for the ability search")
+    ] = ""
+
+    def exact(self) -> Price:
+        """In nano-dollars per token and per call. Raises ValueError for what is no price."""
+        return Price(
+            input=per_million_to_nanos(self.input),
+            cached=per_million_to_nanos(self.cached),
+            output=per_million_to_nanos(self.output),
+            search=usd_to_nanos(self.search or "0"),
+        )
+
+
+class TargetTable(Table, frozen=True, kw_only=True):
+    """One of ``targets``: an upstream's name and the model's name there."""
+
+    upstream: Annotated[str, Meta(description="the upstream's name")]
+    model: Annotated[str, Meta(description="the model's name there")]
+
+
+class Model(Table, frozen=True, kw_only=True):
+    """``[[models]]``: a model on offer. A known id lends what is left out."""
+
+    id: Annotated[str, Meta(description="the name that clients send")]
+    aliases: Annotated[tuple[str, ...], Meta(description="other names for it")] = ()
+    window: Annotated[int, Meta(ge=256, le=2**31, description="context window, in tokens")]
+    output_tokens_default: Annotated[
+        int, Meta(ge=1, le=2**31, description="output cap when the client names none, in tokens")
+    ] = 32_768
+    abilities: Annotated[tuple[Ability, ...], Meta(description="what it can do beside chat")]
+    tokenizer: Annotated[
+        str, Meta(description="path of its tiktoken.model, for exact counts", extra=LATER)
+    ] = ""
+    targets: Annotated[
+        tuple[TargetTable, ...], Meta(description="where it is served, first choice first")
+    ]
+    price: Annotated[PriceTable, Meta(description="what it costs; seeds its first price row")]
+    list_price: Annotated[
+        dict[str, str], Meta(description="the maker's own list, for comparison")
+    ] = {}
+
+
+class Known(Table, frozen=True, kw_only=True):
+    """What we know of a model beyond the file's keys. Times are days, ``YYYY-MM-DD``."""
+
+    owned_by: str
+    released: str
+    sampling: Fixed | None = None
+    architecture: dict[str, Any] = {}
+
+
+def day_to_s(day: str) -> int:
+    """Seconds since the epoch at the start of ``YYYY-MM-DD`` in UTC. Raises ValueError."""
+    return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+
+
+def card(model: Model, targets: tuple[Target, ...], known: Known | None) -> Card:
+    """The model card of one entry of ``[[models]]``."""
+    return Card(
+        id=model.id,
+        aliases=model.aliases,
+        window=model.window,
+        output_tokens_default=model.output_tokens_default,
+        abilities=frozenset(model.abilities),
+        targets=targets,
+        sampling=known.sampling if known else None,
+        architecture=known.architecture if known else {},
+        list_price=model.list_price,
+        created_s=day_to_s(known.released) if known else 0,
+        owned_by=known.owned_by if known else "operator",
+    )

@@ -1,0 +1,135 @@
+"""The tables of the configuration file that are given once: key, type, default and meaning.
+
+The meaning beside each key is what ``docs/configuration.md`` prints. A field without one is
+no key of the file: :mod:`moongate.settings.load` fills it from the environment or a file.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from moongate.core.cards import DataPolicy
+from moongate.settings.secret import LATER, Secret, Table
+
+
+class Server(Table, frozen=True, kw_only=True):
+    """``[server]``: how we listen."""
+
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    ] = 8000
+    workers: Annotated[
+        int, Meta(ge=1, le=256, description="processes; more than one needs a PostgreSQL store")
+    ] = 1
+    body_bytes_max: Annotated[
+        int, Meta(ge=1024, le=2**31, description="largest request body, in bytes")
+    ] = 104_857_600
+    drain_s: Annotated[
+        float, Meta(ge=0, le=3600, description="seconds that running answers get after SIGTERM")
+    ] = 30.0
+    hosts: Annotated[
+        tuple[str, ...], Meta(description="allowed Host names; empty allows any on loopback")
+    ] = ()
+    metrics: Annotated[
+        Literal["loopback", "key", "off"],
+        Meta(description="who may read /metrics: loopback, holders of an admin key, nobody"),
+    ] = "loopback"
+
+
+class Store(Table, frozen=True, kw_only=True):
+    """``[store]``: where rows live."""
+
+    url: Annotated[
+        str, Meta(description="where rows live; a relative SQLite file lies in the home folder")
+    ] = "sqlite:///moongate.db"
+
+    def file(self, home: Path) -> Path | None:
+        """The SQLite file, relative ones under ``home``; ``None`` for another kind of store."""
+        prefix = "sqlite:///"
+        return home / self.url.removeprefix(prefix) if self.url.startswith(prefix) else None
+
+
+class Rates(Table, frozen=True, kw_only=True):
+    """``[rates]``: where rates are counted."""
+
+    redis_url: Annotated[
+        str, Meta(description="Redis or Valkey that shares rates between replicas", extra=LATER)
+    ] = ""
+
+
+class Search(Table, frozen=True, kw_only=True):
+    """``[search]``: who searches the web."""
+
+    engine: Annotated[
+        Literal["ddgs", "searxng", "tavily", "brave", "moonshot"],
+        Meta(description="which search engine answers", extra=LATER),
+    ] = "ddgs"
+    base_url: Annotated[str, Meta(description="its address, where it has one", extra=LATER)] = ""
+    api_key_env: Annotated[
+        str, Meta(description="environment variable that holds its key", extra=LATER)
+    ] = ""
+    data_policy: Annotated[
+        DataPolicy, Meta(description="what happens there to a query", extra=LATER)
+    ] = "none"
+    api_key: Secret | None = None
+
+
+class Privacy(Table, frozen=True, kw_only=True):
+    """``[privacy]``: what every request may rely on."""
+
+    require: Annotated[
+        DataPolicy, Meta(description="the least data policy that any request may be sent to")
+    ] = "none"
+
+
+class Operator(Table, frozen=True, kw_only=True):
+    """``[operator]``: who runs this."""
+
+    name: Annotated[str, Meta(description="who runs this", extra=LATER)] = ""
+    contact: Annotated[str, Meta(description="how to reach them", extra=LATER)] = ""
+    url: Annotated[str, Meta(description="their page", extra=LATER)] = ""
+
+
+class Embedded(Table, frozen=True, kw_only=True):
+    """``[embedded]``: the engine that runs here."""
+
+    model: Annotated[str, Meta(description="a GGUF file of yours; empty: the stand-in")] = ""
+    projector: Annotated[str, Meta(description="its vision projector", extra=LATER)] = ""
+    slots: Annotated[int, Meta(ge=1, le=64, description="answers generated at once")] = 4
+
+
+class Media(Table, frozen=True, kw_only=True):
+    """``[media]``: pictures by address."""
+
+    fetch: Annotated[
+        bool, Meta(description="fetch http(s) pictures; false refuses them", extra=LATER)
+    ] = True
+
+
+class Ledger(Table, frozen=True, kw_only=True):
+    """``[ledger]``: how money is set aside."""
+
+    hold_first: Annotated[
+        int, Meta(ge=1, le=2**31, description="output tokens held at first", extra=LATER)
+    ] = 4096
+    hold_step: Annotated[
+        int, Meta(ge=1, le=2**31, description="output tokens that an extension asks", extra=LATER)
+    ] = 8192
+    hold_low: Annotated[
+        int, Meta(ge=1, le=2**31, description="extend when fewer are left", extra=LATER)
+    ] = 1024
+    crash_settlement: Annotated[
+        Literal["void", "checkpoint"],
+        Meta(description="what a crash in mid-answer costs the customer", extra=LATER),
+    ] = "void"
+
+
+class Topups(Table, frozen=True, kw_only=True):
+    """``[topups]``: how buyers pay in."""
+
+    stripe_secret_env: Annotated[
+        str, Meta(description="environment variable with Stripe's webhook secret", extra=LATER)
+    ] = ""
+    stripe_secret: Secret | None = None
