@@ -1,0 +1,64 @@
+"""An unstreamed chat completion, and the usage object that both forms of an answer share.
+
+``usage`` carries every spelling that clients read: Moonshot's flat ``cached_tokens``, OpenAI's
+nested details, and beside them the charge: ``cost_nanos`` (integer nano-dollars) and ``cost``, the
+same in dollars, printed from the integer. The numbers are the bill's; none is computed here.
+"""
+
+from typing import Any
+
+import msgspec
+
+from moongate.core.events import Answer, Choice, Citation
+from moongate.core.money import Bill, nanos_to_usd
+from moongate.core.ports import Head
+from moongate.wire.chat.write import write_call
+
+
+def usage_json(bill: Bill) -> bytes:
+    """The usage object as JSON bytes; ``cost`` is a number that no float has touched."""
+    usage = bill.usage
+    return (
+        f'{{"prompt_tokens":{usage.prompt},"completion_tokens":{usage.output},'
+        f'"total_tokens":{usage.total},"cached_tokens":{usage.cache_read},'
+        f'"prompt_tokens_details":{{"cached_tokens":{usage.cache_read}}},'
+        f'"completion_tokens_details":{{"reasoning_tokens":{usage.reasoning or 0}}},'
+        f'"cost":{nanos_to_usd(bill.cost_nanos)},"cost_nanos":{bill.cost_nanos}}}'
+    ).encode()
+
+
+def write_answer(answer: Answer, head: Head, bill: Bill) -> bytes:
+    """The ``chat.completion`` object. ``content`` is a string always, never null."""
+    body: dict[str, Any] = {
+        "id": head.id,
+        "object": "chat.completion",
+        "created": head.created_s,
+        "model": head.model,
+    }
+    if head.fingerprint:
+        body["system_fingerprint"] = head.fingerprint
+    body["choices"] = [_choice(choice) for choice in answer.choices]
+    body["usage"] = msgspec.Raw(usage_json(bill))
+    return msgspec.json.encode(body)
+
+
+def annotation(citation: Citation) -> dict[str, Any]:
+    """A source in the shape of OpenAI's ``url_citation``; indexes count characters of content."""
+    source = {
+        "url": citation.url,
+        "title": citation.title,
+        "start_index": citation.start,
+        "end_index": citation.end,
+    }
+    return {"type": "url_citation", "url_citation": source}
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text}
+    if choice.thinking is not None:
+        message["reasoning_content"] = choice.thinking
+    if choice.calls:
+        message["tool_calls"] = [write_call(call) for call in choice.calls]
+    if choice.citations:
+        message["annotations"] = [annotation(citation) for citation in choice.citations]
+    return {"index": choice.index, "message": message, "finish_reason": choice.reason}
