@@ -1,7 +1,7 @@
 """Structured events made of scalars; there is no way to log content.
 
-An event has a name and fields from the closed table :data:`FIELDS`. A number or flag is written as
-it is; a string must look like an identifier of ours (:data:`_WORD`), else ``?`` stands in its place.
+An event has a name and fields from the closed table :data:`FIELDS`. A number or flag is written
+as it is; a string must look like an identifier of ours, else ``?`` stands in its place.
 Library loggers are reduced to the logger's name and an exception's type: their messages may
 hold a request's bytes.
 """

@@ -66,7 +66,7 @@ class Metrics:
         )
 
     def resolved(self, row: UsageRow) -> None:
-        """Count a resolved request."""
+        """Count a resolved request from its usage row."""
         self.requests.labels(row.model, row.upstream, row.outcome).inc()
         if row.charge_nanos:
             self.tokens.labels(row.model, "input").inc(row.usage.input)

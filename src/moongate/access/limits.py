@@ -4,6 +4,7 @@ This is the gate through which every paid request goes. It counts requests in fl
 process; rates and per-key limits are dimensions that the same gate will check.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -21,6 +22,17 @@ class Limits:
     def __init__(self, requests_max: int = REQUESTS_MAX) -> None:
         self._max = requests_max
         self.running = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def idle(self, patience_s: float) -> bool:
+        """Wait until no lease is out; False when that took longer than ``patience_s``."""
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
     @contextmanager
     def enter(self, principal: Principal) -> Iterator[Principal]:
@@ -28,7 +40,10 @@ class Limits:
         if self.running >= self._max:
             raise Refused("overloaded", retry_after_s=1)
         self.running += 1
+        self._empty.clear()
         try:
             yield principal
         finally:
             self.running -= 1
+            if not self.running:
+                self._empty.set()

@@ -16,7 +16,7 @@ our readers out of names that match ``[A-Za-z0-9_.-]{1,64}``.
 """
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -115,7 +115,7 @@ class Refused(MoongateError):
         param: str | None = None,
         *,
         retry_after_s: float | None = None,
-        **facts: str | int,
+        **facts: Any,
     ) -> None:
         self.row = ROWS[code]
         self.key = code

@@ -5,7 +5,7 @@ memory store (``store.memory``) and the manual clock (below).
 """
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 from moongate.core.cards import Facts
@@ -122,6 +122,22 @@ class Codec(Protocol):
 
     def write_error(self, error: Refused) -> bytes:
         """The error body in this dialect's shape."""
+
+
+class Reply(Protocol):
+    """The way back to a client: either ``begin`` and ``write`` …, or one ``send``.
+
+    Raises ConnectionError when the client has left.
+    """
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """Send the head of an event stream (status 200)."""
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece; waits while the client reads slowly."""
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a whole JSON answer."""
 
 
 class Ask(Sealed, frozen=True):

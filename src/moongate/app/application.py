@@ -1,0 +1,250 @@
+"""The composition root: puts the parts together, starts them, serves, drains and stops.
+
+The only module that knows every part. It reads settings and hands plain values on; it decides
+nothing about a request.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+
+from moongate.access.keys import DEFAULT_ACCOUNT, Keys, derive
+from moongate.access.limits import Limits
+from moongate.admin import Office
+from moongate.app.parts import Announce, make_store, make_upstreams
+from moongate.app.words import callable_host, cannot_listen, summary
+from moongate.app.words import price as price_words
+from moongate.core.errors import ConfigurationError
+from moongate.core.ids import new_id
+from moongate.core.money import NANOS_PER_USD
+from moongate.core.ports import Clock, Store, SystemClock, Upstream
+from moongate.core.rows import PriceRow
+from moongate.gateway import Gateway
+from moongate.home import Home
+from moongate.ledger.book import Book
+from moongate.ledger.sweep import Sweep
+from moongate.log import Log
+from moongate.metrics import Metrics
+from moongate.route.catalog import Catalog
+from moongate.route.health import Health
+from moongate.settings import Settings
+from moongate.web.handlers import Handlers
+from moongate.web.server import Door, Server
+from moongate.wire.chat import ChatCodec
+
+TRIAL_NANOS: Final = 5 * NANOS_PER_USD
+"""Credit of the account that the first start makes."""
+_SETTLING_S: Final = 5.0
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+
+class Application:
+    """One server: its parts, and their life from :meth:`start` to :meth:`close`.
+
+    ``store`` and ``upstreams`` may be given by a test. ``announce`` gets what people and scripts
+    are told, as events of plain values.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        home: Home,
+        announce: Announce = lambda event: None,  # noqa: ARG005 - the silent default
+        *,
+        store: Store | None = None,
+        upstreams: Mapping[str, Upstream] | None = None,
+        clock: Clock | None = None,
+        log: Log | None = None,
+    ) -> None:
+        self.settings, self.home, self.announce = settings, home, announce
+        self.clock = clock or SystemClock()
+        self.log = log or Log()
+        self.store = store or make_store(settings, home)
+        self.upstreams = dict(upstreams or make_upstreams(settings, home, announce))
+        pepper = home.pepper()
+        self.keys = Keys(self.store, pepper, self.clock)
+        self.metrics = Metrics()
+        self.health = Health(self.clock)
+        self.catalog = Catalog(
+            settings.cards(),
+            lambda name: self.upstreams[name].facts(),
+            self.health.alive,
+            self.clock,
+        )
+        self.book = Book(self.store, self.clock, owner=new_id("srv_", self.clock.now_ms()))
+        self.sweep = Sweep(self.store, self.book, self.clock, self.log.event)
+        self.gateway = Gateway(
+            keys=self.keys,
+            catalog=self.catalog,
+            limits=Limits(),
+            book=self.book,
+            health=self.health,
+            upstreams=self.upstreams,
+            clock=self.clock,
+            log=self.log,
+            metrics=self.metrics,
+            tenant_secret=derive(pepper, "tenant"),
+            require=settings.privacy.require,
+        )
+        self.office = Office(
+            store=self.store,
+            keys=self.keys,
+            clock=self.clock,
+            offers=self.catalog.offers,
+            upstreams=self.upstreams,
+        )
+        self.draining = False
+        self.port = 0
+        self._doors: list[Door] = []
+        self._runners: list[web.ServerRunner] = []
+        self._chores: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the store, seed it, start the upstreams, listen. Raises ConfigurationError."""
+        await self.store.open()
+        await self.sweep.recover()
+        await self._seed_prices()
+        local = await self.keys.ensure_local()
+        for upstream in self.upstreams.values():
+            await upstream.start()
+        handlers = Handlers(
+            gateway=self.gateway,
+            codec=ChatCodec(),
+            office=self.office,
+            store=self.store,
+            metrics=self.metrics,
+            body_bytes_max=self.settings.server.body_bytes_max,
+            draining=lambda: self.draining,
+        ).table()
+        server = self.settings.server
+        door = Door(
+            handlers, self.keys, self.clock, self.log, hosts=server.hosts, metrics=server.metrics
+        )
+        await self._listen(door)
+        await self._listen_admin(
+            Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local)
+        )
+        await self._first_key()
+        self._chores = [
+            asyncio.create_task(self.sweep.run()),
+            asyncio.create_task(self.gateway.pulse.run()),
+        ]
+        self.announce({"event": "ready", **self._address(), "models": self._served()})
+        self._chores.append(asyncio.create_task(self._look_at_upstreams()))
+
+    async def drain(self) -> None:
+        """Stop listening, let running answers end within ``drain_s``, end the rest uncharged."""
+        self.draining = True
+        self.announce({"event": "draining", "running": self.gateway.limits.running})
+        for door in self._doors:
+            door.closing = True
+        for runner in self._runners:
+            for site in tuple(runner.sites):
+                await site.stop()
+        limits = self.gateway.limits
+        if not await limits.idle(self.settings.server.drain_s) and self.gateway.stop():
+            await limits.idle(_SETTLING_S)
+
+    async def close(self) -> None:
+        """Release everything; safe after a start that failed half-way."""
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        for runner in self._runners:
+            await runner.cleanup()
+        for upstream in self.upstreams.values():
+            await upstream.close()
+        if self._doors:
+            self.home.socket.unlink(missing_ok=True)
+        await self.store.close()
+
+    async def _seed_prices(self) -> None:
+        """Give each new model its first price row; tell where the file says otherwise since."""
+        rows = await self.store.prices()
+        self.catalog.reprice(rows)
+        for model, price in self.settings.prices().items():
+            known = self.catalog.price(model)
+            if known is None:
+                row = PriceRow(0, model, price, self.clock.now_ms())
+                rows.append(await self.store.price_add(row))
+            elif known.price != price:
+                self._note(
+                    f"The configuration's price of {model} ({price_words(price)}) differs from the "
+                    f"price in force ({price_words(known.price)}) and is not applied."
+                )
+        self.catalog.reprice(rows)
+        self.catalog.require_prices()
+
+    async def _first_key(self) -> None:
+        """On the first start: trial credit for the account ``default``, and a key, shown once."""
+        now_ms = self.clock.now_ms()
+        if not await self.store.credit(DEFAULT_ACCOUNT, TRIAL_NANOS, "trial", "trial", now_ms):
+            return
+        row, secret = await self.keys.create(account=DEFAULT_ACCOUNT, name="first")
+        self.announce({"event": "key", "account": row.account, "id": row.id, "key": secret})
+
+    async def _listen(self, door: Door) -> None:
+        server = self.settings.server
+        runner = await self._runner(door)
+        try:
+            site = web.TCPSite(runner, server.host, server.port, backlog=1024)
+            await site.start()
+        except OSError as error:
+            raise ConfigurationError(cannot_listen(server.host, server.port, error)) from None
+        self.port = runner.addresses[0][1]
+        if not server.hosts and server.host not in _LOOPBACK:
+            self._note(
+                f"Listening on {server.host} with any Host name: name the ones that you serve "
+                "in server.hosts, and put TLS in front."
+            )
+
+    async def _listen_admin(self, door: Door) -> None:
+        """Serve the admin socket: mode 0600, so only this user's commands reach it."""
+        runner = await self._runner(door)
+        path = self.home.socket
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            await web.UnixSite(runner, str(path)).start()
+        except OSError as error:
+            why = (error.strerror or "unknown error").lower()
+            raise ConfigurationError(f"The admin socket {path} cannot be made: {why}.") from None
+        finally:
+            os.umask(mask)
+
+    async def _runner(self, door: Door) -> web.ServerRunner:
+        runner = web.ServerRunner(Server(door), shutdown_timeout=1.0)
+        await runner.setup()
+        self._doors.append(door)
+        self._runners.append(runner)
+        return runner
+
+    def _address(self) -> dict[str, object]:
+        host = callable_host(self.settings.server.host)
+        return {"api": f"http://{host}:{self.port}/v1", "home": str(self.home.path)}
+
+    def _served(self) -> list[dict[str, object]]:
+        return [summary(offer) for offer in self.catalog.offers()]
+
+    def _note(self, text: str) -> None:
+        self.announce({"event": "note", "text": text})
+
+    async def _look_at_upstreams(self) -> None:
+        """Probe every upstream once; say which does not answer or lacks the model asked of it."""
+        probes = await asyncio.gather(*(up.probe() for up in self.upstreams.values()))
+        found = dict(zip(self.upstreams, probes, strict=True))
+        for name, probe in found.items():
+            if not probe.ok:
+                self._note(f"Upstream {name} does not answer: {probe.detail}")
+        for card in self.settings.cards():
+            for target in card.targets:
+                models = found[target.upstream].models
+                if models is not None and target.model not in models:
+                    self._note(
+                        f"Upstream {target.upstream} does not list {target.model}: requests for "
+                        f"{card.id} will fail there. Point its target at a model that it lists, "
+                        "or serve the open weights with vLLM, SGLang or an OpenAI-compatible host."
+                    )

@@ -1,0 +1,59 @@
+"""The parts that the settings name: the store and the upstreams, built and not started."""
+
+from collections.abc import Callable
+
+from moongate.core.errors import ConfigurationError
+from moongate.core.ports import Store, Upstream
+from moongate.home import Home
+from moongate.settings import Settings
+from moongate.store.sqlite import SqliteStore
+from moongate.upstream.embedded import EmbeddedUpstream
+from moongate.upstream.http import HttpUpstream
+from moongate.wire.chat import ChatCodec
+
+Announce = Callable[[dict[str, object]], None]
+"""Takes what people and scripts are told: an event of plain values."""
+
+
+def make_store(settings: Settings, home: Home) -> Store:
+    """The store that the settings name. Raises ConfigurationError for one not offered yet."""
+    file = settings.store.file(home.path)
+    if file is None:
+        raise ConfigurationError(
+            "store.url must be a SQLite file, like sqlite:///moongate.db: this version "
+            "has no other store."
+        )
+    return SqliteStore(file)
+
+
+def make_upstreams(settings: Settings, home: Home, announce: Announce) -> dict[str, Upstream]:
+    """Every configured upstream by name, not started."""
+
+    def progress(done: int, total: int) -> None:
+        announce({"event": "progress", "what": "model", "done": done, "total": total})
+
+    upstreams: dict[str, Upstream] = {}
+    for table in settings.upstreams:
+        if table.kind == "embedded":
+            own, projector = settings.embedded.model, settings.embedded.projector
+            upstreams[table.name] = EmbeddedUpstream(
+                table.name,
+                home=home.models,
+                model=home.path / own if own else None,
+                projector=home.path / projector if projector else None,
+                slots=settings.embedded.slots,
+                progress=progress,
+            )
+        else:
+            upstreams[table.name] = HttpUpstream(
+                name=table.name,
+                kind=table.kind,
+                base_url=table.base_url,
+                codec=ChatCodec(),
+                api_key=table.api_key.reveal() if table.api_key else "",
+                data_policy=table.data_policy,
+                concurrency_max=table.concurrency_max,
+                first_token_timeout_s=table.first_token_timeout_s,
+                idle_timeout_s=table.idle_timeout_s,
+            )
+    return upstreams

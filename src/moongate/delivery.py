@@ -1,0 +1,136 @@
+"""Events to the client: streamed as they come, or folded into one body at the end.
+
+Both forms take the same events and end the same way, so an answer costs and says the same in
+either. Finishes are kept back until the bill is known: whoever sees the end finds the charge in
+the ledger. This module refuses to know upstreams and money.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from moongate.core.errors import Refused
+from moongate.core.events import Event, Failed, Finished, Fold, Started, Used
+from moongate.core.money import Bill
+from moongate.core.ports import Clock, Codec, Head, Reply
+
+SILENCE_S: Final = 10.0
+"""After so much silence a stream gets a comment frame, so that no proxy cuts it."""
+_PULSE_S: Final = 2.5
+
+
+class Delivery(Protocol):
+    """What the gateway needs of either form. ``status`` is what the client was told."""
+
+    status: int
+
+    async def write(self, events: Sequence[Event]) -> None: ...
+    async def end(self, bill: Bill) -> None: ...
+    async def fail(self, before: Refused, within: Refused) -> None: ...
+
+
+class Whole:
+    """The unstreamed answer: a fold, sent in one piece."""
+
+    def __init__(self, codec: Codec, head: Head, reply: Reply, headers: Mapping[str, str]) -> None:
+        self._codec, self._head, self._reply, self._headers = codec, head, reply, headers
+        self._fold = Fold()
+        self.status = 200
+
+    async def write(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._fold.add(event)
+
+    async def end(self, bill: Bill) -> None:
+        body = self._codec.write_answer(self._fold.answer(), self._head, bill)
+        await self._reply.send(200, self._headers, body)
+
+    async def fail(self, before: Refused, within: Refused) -> None:  # noqa: ARG002 - streams differ
+        await refuse(self._reply, self._codec, before, self._headers)
+        self.status = before.status
+
+
+class Streamed:
+    """The streamed answer. The head goes out with the first content or the first heartbeat."""
+
+    def __init__(
+        self, codec: Codec, head: Head, reply: Reply, headers: Mapping[str, str], clock: Clock
+    ) -> None:
+        self._codec, self._reply, self._headers, self._clock = codec, reply, headers, clock
+        self._writer = codec.writer(head)
+        self._finishes: list[Finished] = []
+        self._turn = asyncio.Lock()
+        self._begun = False
+        self._over = False
+        self._spoke_s = clock.monotonic_s()
+        self.status = 200
+
+    async def write(self, events: Sequence[Event]) -> None:
+        content = [e for e in events if type(e) not in _KEPT_BACK]
+        if len(content) != len(events):
+            self._finishes += [e for e in events if isinstance(e, Finished)]
+        if content:
+            await self._put(self._writer.write(content))
+
+    async def end(self, bill: Bill) -> None:
+        await self._put(self._writer.end(self._finishes, bill), last=True)
+
+    async def fail(self, before: Refused, within: Refused) -> None:
+        """Say what went wrong: with a status while nothing was sent, else as an error event."""
+        if self._begun:
+            await self._put(self._writer.fail(within), last=True)
+        else:
+            self._over = True
+            await refuse(self._reply, self._codec, before, self._headers)
+            self.status = before.status
+
+    async def beat(self) -> None:
+        """Write a comment frame when the stream was silent for too long."""
+        silent_s = self._clock.monotonic_s() - self._spoke_s
+        if silent_s >= SILENCE_S and not self._over and not self._turn.locked():
+            await self._put(self._writer.heartbeat())
+
+    async def _put(self, data: bytes, *, last: bool = False) -> None:
+        async with self._turn:
+            if self._over:
+                return
+            self._over = last
+            self._spoke_s = self._clock.monotonic_s()
+            if not self._begun:
+                self._begun = True
+                await self._reply.begin(self._headers)
+            await self._reply.write(data)
+
+
+_KEPT_BACK: Final = frozenset({Started, Used, Finished, Failed})
+
+
+class Pulse:
+    """One task that keeps every silent stream open."""
+
+    def __init__(self) -> None:
+        self._streams: set[Streamed] = set()
+
+    def add(self, stream: Streamed) -> None:
+        self._streams.add(stream)
+
+    def discard(self, stream: Delivery) -> None:
+        if isinstance(stream, Streamed):
+            self._streams.discard(stream)
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            await asyncio.sleep(_PULSE_S)
+            for stream in tuple(self._streams):
+                try:
+                    async with asyncio.timeout(_PULSE_S):
+                        await stream.beat()
+                except (ConnectionError, TimeoutError):
+                    # The client has left or reads slowly: its own task will notice.
+                    self._streams.discard(stream)
+
+
+async def refuse(reply: Reply, codec: Codec, error: Refused, headers: Mapping[str, str]) -> None:
+    """Send ``error`` as a whole answer with its status and headers."""
+    await reply.send(error.status, {**headers, **error.headers()}, codec.write_error(error))

@@ -1,0 +1,115 @@
+"""One visit: a request being served, where it stands, and what admission decided for it.
+
+A visit's work runs in a task of its own, so that a client that leaves can stop the reading without
+ever interrupting the booking.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal
+
+from moongate.access.keys import Principal
+from moongate.core.cards import Offer
+from moongate.core.errors import Refused
+from moongate.core.money import Price, Usage, charge
+from moongate.core.ports import Ask, Reply
+from moongate.core.rows import Outcome
+from moongate.delivery import Delivery
+from moongate.meter import tokens
+from moongate.meter.tap import Tap
+from moongate.route.plan import Step
+
+TAIL_S: Final = 2.0
+"""How long the final usage is awaited when the client left after the answer's finish."""
+
+Stage = Literal["admit", "reading", "tail", "closing"]
+
+
+class Visit:
+    """A request being served, and whether its client is still there.
+
+    ``credential`` is a bearer secret, or the principal itself on the admin socket. ``body`` reads
+    the request's bytes when they are wanted.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        credential: str | Principal | None,
+        body: Callable[[], Awaitable[bytes]],
+        reply: Reply,
+    ) -> None:
+        self.id, self.credential, self.body, self.reply = id, credential, body, reply
+        self.stage: Stage = "admit"
+        self.ended: Literal["client_left", "gateway_error"] | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Visit({self.id}, {self.stage})"
+
+    def enter(self, stage: Stage) -> None:
+        """Go on to ``stage``; CancelledError when the client left before reading began."""
+        if stage == "reading" and self.ended is not None:
+            raise asyncio.CancelledError
+        self.stage = stage
+
+    def end(self, why: Literal["client_left", "gateway_error"]) -> None:
+        """Stop the work: at once while reading, ``TAIL_S`` later in the tail, never in booking."""
+        if self.ended is not None or self.task is None:
+            return
+        self.ended = why
+        if self.stage == "reading":
+            self.task.cancel()
+        elif self.stage == "tail":
+            asyncio.get_running_loop().call_later(TAIL_S, self._cut_tail)
+
+    def _cut_tail(self) -> None:
+        if self.stage == "tail" and self.task is not None:
+            self.task.cancel()
+
+
+class Job:
+    """What admission decided for one visit, and what is learnt on the way.
+
+    ``headers`` are those of the answer; they may change until its head is sent. ``prompt_bound`` is
+    in tokens. ``refusal`` is what the client is told when there is no answer to end: the first
+    while nothing was sent, the second inside a stream.
+    """
+
+    def __init__(
+        self,
+        principal: Principal,
+        offer: Offer,
+        steps: tuple[Step, ...],
+        ask: Ask,
+        delivery: Delivery,
+        headers: dict[str, str],
+        started_s: float,
+        created_ms: int,
+    ) -> None:
+        self.principal, self.offer, self.steps, self.ask = principal, offer, steps, ask
+        self.delivery, self.headers = delivery, headers
+        self.started_s, self.created_ms = started_s, created_ms
+        self.prompt_bound = tokens.bound(ask.request, offer.window)
+        self.tap = Tap(self.prompt_bound, min(self.prompt_bound, tokens.estimate(ask.request)))
+        self.upstream = steps[0].target.upstream
+        self.first_token_ms: int | None = None
+        self.refusal: tuple[Refused, Refused] | None = None
+
+    def __repr__(self) -> str:
+        return f"Job({self.ask.id})"
+
+    def worst_nanos(self) -> int:
+        """The most that this request can cost: its prompt bound and its whole output cap."""
+        price = self.offer.price.price
+        dearer = max(price.input, price.cached)
+        worst = Usage(input=self.prompt_bound, output=self.ask.output_tokens_max)
+        return charge(worst, Price(dearer, dearer, price.output, price.search))
+
+    def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
+        """Remember what to tell the client instead of an answer."""
+        self.refusal = (error, error if within == error.key else Refused(within))
+
+    def outcome_used(self, outcome: Outcome) -> Usage:
+        """The usage that counts for ``outcome``: none before an upstream accepted."""
+        return self.tap.usage() if self.tap.accepted or outcome == "done" else Usage()

@@ -1,0 +1,182 @@
+"""What each route answers. A paid request is handed to the gateway; the rest is read and shown."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+
+from moongate import __version__
+from moongate.admin import Office
+from moongate.core.cards import Offer
+from moongate.core.errors import Refused
+from moongate.core.money import nanos_to_per_million, nanos_to_usd
+from moongate.core.ports import Codec, Store
+from moongate.gateway import Gateway
+from moongate.metrics import Metrics
+from moongate.visit import Visit
+from moongate.web import body
+from moongate.web.openapi import document
+from moongate.web.reply import whole
+from moongate.web.server import Handler, Hit
+
+READY_S: Final = 0.25
+"""How long the store may take to answer before we are not ready."""
+_ADMIN_BYTES_MAX: Final = 1 << 20
+_encode = msgspec.json.encode
+
+
+class Handlers:
+    """The handlers of every route, by the name that the route table gives."""
+
+    def __init__(
+        self,
+        *,
+        gateway: Gateway,
+        codec: Codec,
+        office: Office,
+        store: Store,
+        metrics: Metrics,
+        body_bytes_max: int,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._gateway, self._codec, self._office = gateway, codec, office
+        self._store, self._metrics = store, metrics
+        self._body_bytes_max = body_bytes_max
+        self._draining = draining
+
+    def table(self) -> dict[str, Handler]:
+        """Handler name -> handler."""
+        return {
+            "chat": self.chat,
+            "models": self.models,
+            "model": self.model,
+            "healthz": self.healthz,
+            "readyz": self.readyz,
+            "metrics": self.metrics,
+            "openapi": self.openapi,
+            "index": self.index,
+            "admin": self.admin,
+        }
+
+    async def chat(self, hit: Hit) -> web.StreamResponse:
+        """``POST /v1/chat/completions``: the gateway owns everything from here."""
+        body.check_head(hit.request, json=True)
+        visit = Visit(
+            hit.id,
+            hit.principal or hit.bearer(),
+            lambda: body.read(hit.request, self._body_bytes_max),
+            hit.reply,
+        )
+        await self._gateway.handle(self._codec, visit)
+        assert hit.reply.response is not None
+        return hit.reply.response
+
+    async def models(self, hit: Hit) -> web.StreamResponse:
+        """``GET /v1/models``."""
+        offers = self._gateway.catalog.offers()
+        allowed = hit.principal.models if hit.principal else ()
+        cards = [card(offer) for offer in offers if not allowed or offer.card.id in allowed]
+        return self._json(hit, {"object": "list", "data": cards})
+
+    async def model(self, hit: Hit) -> web.StreamResponse:
+        """``GET /v1/models/{id}``, aliases included."""
+        return self._json(hit, card(self._gateway.catalog.offer(hit.rest)))
+
+    async def healthz(self, hit: Hit) -> web.StreamResponse:
+        """``GET /healthz``: the process runs."""
+        return self._json(hit, {"status": "ok", "version": __version__})
+
+    async def readyz(self, hit: Hit) -> web.StreamResponse:
+        """``GET /readyz``: new requests are welcome. 503 while draining or without a store."""
+        if self._draining():
+            raise Refused("draining", retry_after_s=1)
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._store.ping()
+        except TimeoutError:
+            raise Refused("ledger_unavailable", retry_after_s=1) from None
+        return self._json(hit, {"status": "ready"})
+
+    async def metrics(self, hit: Hit) -> web.StreamResponse:
+        """``GET /metrics`` in Prometheus' text format."""
+        self._metrics.running.set(self._gateway.limits.running)
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return whole(200, self._metrics.text(), {"x-request-id": hit.id}, kind)
+
+    async def openapi(self, hit: Hit) -> web.StreamResponse:
+        """``GET /openapi.json``."""
+        return self._json(hit, document())
+
+    async def index(self, hit: Hit) -> web.StreamResponse:
+        """``GET /``: for whoever opens the address in a browser."""
+        offers = self._gateway.catalog.offers()
+        served = "\n".join(f"  {o.card.id}  (answered by {o.upstream})" for o in offers)
+        text = (
+            f"Moongate {__version__} is running.\n\n"
+            f"Models:\n{served}\n\n"
+            "Point an OpenAI SDK at this address with /v1 behind it and a key of\n"
+            "`moongate keys create`. The interface: /openapi.json\n"
+        )
+        return whole(200, text.encode(), {"x-request-id": hit.id}, "text/plain; charset=utf-8")
+
+    async def admin(self, hit: Hit) -> web.StreamResponse:
+        """``/admin/v1/…``: the operator's commands over HTTP."""
+        payload: Any = {}
+        if hit.request.method == "POST":
+            raw = await body.read(hit.request, _ADMIN_BYTES_MAX)
+            try:
+                payload = msgspec.json.decode(raw) if raw else {}
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise Refused("invalid_json", byte=0) from None
+            if not isinstance(payload, dict):
+                raise Refused("invalid_type", what="The body must be an object.")
+        path = hit.route.path.partition("{")[0] + unquote(hit.rest)
+        query = dict(hit.request.query)
+        status, answer = await self._office.dispatch(hit.request.method, path, query, payload)
+        return whole(status, _encode(answer), {"x-request-id": hit.id})
+
+    def _json(self, hit: Hit, value: Any) -> web.Response:
+        return whole(200, _encode(value), {"x-request-id": hit.id})
+
+
+def card(offer: Offer) -> dict[str, Any]:
+    """A model's public card: Moonshot's fields, and what stands behind it here."""
+    price = offer.price.price
+    out: dict[str, Any] = {
+        "id": offer.card.id,
+        "object": "model",
+        "created": offer.card.created_s,
+        "owned_by": offer.card.owned_by,
+        "context_length": offer.window,
+        "supports_image_in": "images" in offer.abilities,
+        "supports_video_in": "video" in offer.abilities,
+        "supports_reasoning": "thinking" in offer.abilities,
+        "abilities": sorted(offer.abilities),
+        "max_output_tokens_default": offer.output_tokens_default,
+        "aliases": list(offer.card.aliases),
+        "architecture": {**offer.card.architecture, "context_length": offer.card.window},
+        "pricing": {
+            "version": offer.price.version,
+            "currency": "USD",
+            "unit": "per million tokens; search per call",
+            "input": nanos_to_per_million(price.input),
+            "cached": nanos_to_per_million(price.cached),
+            "output": nanos_to_per_million(price.output),
+            "search": nanos_to_usd(price.search),
+            "input_nanos": price.input,
+            "cached_nanos": price.cached,
+            "output_nanos": price.output,
+            "search_nanos": price.search,
+        },
+        "upstream": offer.upstream,
+        "data_policy": offer.data_policy,
+        "system_fingerprint": offer.fingerprint,
+    }
+    if offer.card.list_price:
+        out["list_price"] = offer.card.list_price
+    if offer.stand_in is not None:
+        out["stand_in"] = offer.stand_in
+    return out

@@ -1,0 +1,189 @@
+"""The interface as an OpenAPI 3.1 document, made from the route table and the error table."""
+
+from typing import Any, Final
+
+from moongate import __version__
+from moongate.core.errors import ROWS
+from moongate.web.routes import ROUTES, Route
+
+_STRING: Final = {"type": "string"}
+_INTEGER: Final = {"type": "integer"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+
+_PART: Final = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {
+        "type": {"enum": ["text", "image_url", "video_url"]},
+        "text": _STRING,
+        "image_url": {"description": "A data URL, as a string or {url}."},
+        "video_url": {"description": "A data URL, as a string or {url}."},
+    },
+}
+_MESSAGE: Final = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {"enum": ["system", "user", "assistant", "tool", "developer"]},
+        "content": {"anyOf": [_STRING, {"type": "null"}, {"type": "array", "items": _PART}]},
+        "name": _STRING,
+        "reasoning_content": {"type": ["string", "null"]},
+        "tool_calls": {"type": ["array", "null"], "items": {"type": "object"}},
+        "tool_call_id": _STRING,
+        "partial": {
+            "type": "boolean",
+            "description": "On a last assistant message: continue it.",
+        },
+    },
+}
+_REQUEST: Final = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": {
+        "model": _STRING,
+        "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
+        "max_completion_tokens": {"type": "integer", "minimum": 1},
+        "max_tokens": {"type": "integer", "minimum": 1, "deprecated": True},
+        "thinking": {
+            "type": "object",
+            "required": ["type"],
+            "properties": {"type": {"enum": ["enabled", "disabled"]}},
+        },
+        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+        "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+        "n": {"type": "integer", "minimum": 1},
+        "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+        "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+        "stop": {"anyOf": [_STRING, {"type": "array", "maxItems": 5, "items": _STRING}]},
+        "stream": {"type": "boolean", "default": False},
+        "stream_options": {
+            "type": "object",
+            "properties": {"include_usage": {"type": "boolean"}},
+        },
+        "response_format": {
+            "type": "object",
+            "required": ["type"],
+            "properties": {
+                "type": {"enum": ["text", "json_object", "json_schema"]},
+                "json_schema": {"type": "object"},
+            },
+        },
+        "tools": {"type": "array", "maxItems": 128, "items": {"type": "object"}},
+        "tool_choice": {"description": "auto, none, required, or a named function."},
+        "prompt_cache_key": _STRING,
+    },
+}
+_USAGE: Final = {
+    "type": "object",
+    "properties": {
+        "prompt_tokens": _COUNT,
+        "completion_tokens": _COUNT,
+        "total_tokens": _COUNT,
+        "cached_tokens": _COUNT,
+        "prompt_tokens_details": {"type": "object", "properties": {"cached_tokens": _COUNT}},
+        "completion_tokens_details": {
+            "type": "object",
+            "properties": {"reasoning_tokens": _COUNT},
+        },
+        "cost": {"type": "number", "description": "USD; the exact figure is cost_nanos."},
+        "cost_nanos": {"type": "integer", "description": "Nano-dollars (10^-9 USD), exact."},
+    },
+}
+_ANSWER: Final = {
+    "type": "object",
+    "properties": {
+        "id": _STRING,
+        "object": {"const": "chat.completion"},
+        "created": _INTEGER,
+        "model": _STRING,
+        "system_fingerprint": _STRING,
+        "choices": {"type": "array", "items": {"type": "object"}},
+        "usage": {"$ref": "#/components/schemas/Usage"},
+    },
+}
+_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": _STRING,
+                "type": _STRING,
+                "param": {"type": ["string", "null"]},
+                "code": {"enum": sorted(ROWS)},
+            },
+        }
+    },
+}
+
+
+def _reference(name: str) -> dict[str, Any]:
+    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    """One operation: its credential, body, answers and policies."""
+    kind = "text/plain" if route.path in {"/", "/metrics"} else "application/json"
+    ok: dict[str, Any] = {"description": "Done", "content": {kind: {}}}
+    operation: dict[str, Any] = {
+        "operationId": f"{route.handler}_{route.method.lower()}",
+        "summary": route.summary,
+        "responses": {
+            "200": ok,
+            "default": {
+                "description": "An error",
+                "content": {"application/json": _reference("Error")},
+            },
+        },
+        "x-moongate-policy": {
+            "auth": route.auth,
+            "money": route.money,
+            "limit": route.limit,
+            "keeps": route.keeps,
+        },
+    }
+    if route.auth in {"key", "admin"}:
+        operation["security"] = [{"bearer": []}]
+    if route.prefix is not None:
+        name = route.path[len(route.prefix) + 1 : -1]
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": _STRING}
+        ]
+    if route.handler == "chat":
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": _reference("ChatRequest")},
+        }
+        ok["content"] = {
+            "application/json": _reference("ChatAnswer"),
+            "text/event-stream": {"schema": _STRING},
+        }
+    return operation
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Moongate",
+            "version": __version__,
+            "summary": "Your own Kimi K2.5 API",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": {
+                "ChatRequest": _REQUEST,
+                "ChatAnswer": _ANSWER,
+                "Usage": _USAGE,
+                "Error": _ERROR,
+            },
+        },
+    }

@@ -1,0 +1,60 @@
+"""The way back over aiohttp: a whole answer or an event stream, with bounded patience.
+
+A client that reads nothing for ``SLOW_READER_S`` while its buffer is full counts as gone; the
+buffer is aiohttp's high-water mark (64 KiB).
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+
+SLOW_READER_S: Final = 30.0
+
+FIXED_HEADERS: Final = {
+    "server": "moongate",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
+_STREAM_HEADERS: Final = {"content-type": "text/event-stream", "x-accel-buffering": "no"}
+
+
+def whole(
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    content_type: str = "application/json",
+) -> web.Response:
+    """A response with a body in one piece and our fixed headers."""
+    merged = {**FIXED_HEADERS, "content-type": content_type, **(headers or {})}
+    return web.Response(status=status, body=body, headers=merged)
+
+
+class HttpReply:
+    """The reply to one HTTP request; ``response`` is what the server hands back at the end."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self._stream = web.StreamResponse()
+        self.response: web.StreamResponse | None = None
+
+    def __repr__(self) -> str:
+        return "HttpReply()"
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        self._stream = web.StreamResponse(headers={**FIXED_HEADERS, **_STREAM_HEADERS, **headers})
+        self.response = self._stream
+        await self._stream.prepare(self._request)
+
+    async def write(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(SLOW_READER_S):
+                await self._stream.write(data)
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionError("slow reader") from None
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.response = whole(status, body, headers)

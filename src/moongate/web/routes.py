@@ -1,0 +1,137 @@
+"""Every route, each with its policy: who may call, what it costs, its limit, what it keeps.
+
+A route without a complete policy stops the start. What is not in the table does not exist.
+"""
+
+from typing import Final, Literal, get_args
+
+import msgspec
+
+from moongate.core.errors import ConfigurationError, Refused
+
+Auth = Literal["key", "admin", "public", "operator"]
+"""``key``: a bearer key. ``admin``: an admin key. ``public``: nobody is asked. ``operator``: as
+the setting ``server.metrics`` says. On the admin socket the file's mode is the credential."""
+Money = Literal["hold", "free"]
+Limit = Literal["gate", "none"]
+Retention = Literal["nothing", "usage-row", "operator-rows"]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One route. ``path`` may end in ``{name}``, which takes the rest of the path.
+
+    ``handler`` names a method of the handlers. ``summary`` is what the reference says.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handler: str
+    auth: Auth | None = None
+    money: Money | None = None
+    limit: Limit | None = None
+    keeps: Retention | None = None
+    summary: str = ""
+
+    @property
+    def prefix(self) -> str | None:
+        """The fixed part of a path that ends in a parameter."""
+        return self.path[: self.path.index("{")] if self.path.endswith("}") else None
+
+
+ROUTES: Final = (
+    Route(
+        "POST", "/v1/chat/completions", "chat", "key", "hold", "gate", "usage-row",
+        "An answer of the model, streamed or whole.",
+    ),
+    Route(
+        "GET", "/v1/models", "models", "key", "free", "none", "nothing",
+        "The models on offer: window, abilities, price.",
+    ),
+    Route(
+        "GET", "/v1/models/{id}", "model", "key", "free", "none", "nothing",
+        "One model by id or alias.",
+    ),
+    Route(
+        "GET", "/healthz", "healthz", "public", "free", "none", "nothing",
+        "200 while the process runs.",
+    ),
+    Route(
+        "GET", "/readyz", "readyz", "public", "free", "none", "nothing",
+        "200 while new requests are welcome: store writable, not draining.",
+    ),
+    Route(
+        "GET", "/metrics", "metrics", "operator", "free", "none", "nothing",
+        "Prometheus metrics; who may read them is the setting server.metrics.",
+    ),
+    Route(
+        "GET", "/openapi.json", "openapi", "public", "free", "none", "nothing",
+        "This interface as an OpenAPI 3.1 document.",
+    ),
+    Route(
+        "GET", "/", "index", "public", "free", "none", "nothing",
+        "A few lines of text: where to go from here.",
+    ),
+    Route(
+        "GET", "/admin/v1/{rest}", "admin", "admin", "free", "none", "operator-rows",
+        "What the operator's commands read.",
+    ),
+    Route(
+        "POST", "/admin/v1/{rest}", "admin", "admin", "free", "none", "operator-rows",
+        "What the operator's commands change.",
+    ),
+)  # fmt: skip
+
+
+def check(routes: tuple[Route, ...]) -> None:
+    """Raise ConfigurationError naming the first route whose policy is not complete."""
+    wanted = {"auth": Auth, "money": Money, "limit": Limit, "keeps": Retention}
+    for route in routes:
+        for field, allowed in wanted.items():
+            if getattr(route, field) not in get_args(allowed):
+                raise ConfigurationError(
+                    f"The route {route.method} {route.path} declares no {field} policy; "
+                    f"it must be one of {', '.join(get_args(allowed))}."
+                )
+        if route.money == "hold" and (route.auth != "key" or route.limit != "gate"):
+            raise ConfigurationError(
+                f"The route {route.method} {route.path} costs money: it needs a key and the gate."
+            )
+
+
+class Router:
+    """Finds the route of a method and raw path. Built once; raises for an incomplete table."""
+
+    def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
+        check(routes)
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._prefixed: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            if route.prefix is None:
+                self._exact.setdefault(route.path, {})[route.method] = route
+            else:
+                self._prefixed.setdefault(route.prefix, {})[route.method] = route
+
+    def find(self, method: str, path: str) -> tuple[Route, str]:
+        """The route and the rest of the path. Raises Refused (404) or WrongMethod (405)."""
+        found, rest = self._exact.get(path), ""
+        if found is None:
+            for prefix, methods in self._prefixed.items():
+                if path.startswith(prefix) and len(path) > len(prefix):
+                    found, rest = methods, path[len(prefix) :]
+        if found is None:
+            raise Refused("unknown_url")
+        route = found.get("GET" if method == "HEAD" else method)
+        if route is None:
+            raise WrongMethod(tuple(found))
+        return route, rest
+
+
+class WrongMethod(Refused):
+    """405, with the methods that the path takes."""
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        super().__init__("method_not_allowed")
+        self._allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        return {"allow": ", ".join(self._allowed)}

@@ -1,0 +1,212 @@
+"""The HTTP server: one door, where path, host, credential and method are decided, deny by default.
+
+It is aiohttp's low-level server without its application layer. What its parser refuses is answered
+with our error bodies, and none of a request's bytes reach a log. The same door serves the admin
+socket, whose file mode (0600) is the credential.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import ip_address
+from typing import Any, Final, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from moongate.access.keys import Keys, Principal
+from moongate.core.errors import LedgerUnavailable, Refused
+from moongate.core.ids import new_id
+from moongate.core.ports import Clock
+from moongate.log import Log
+from moongate.web.reply import FIXED_HEADERS, HttpReply, whole
+from moongate.web.routes import Route, Router
+
+KEEP_ALIVE_S: Final = 75.0
+_HEADERS_MAX: Final = 100
+_FIELD_MAX: Final = 8190
+_encode = msgspec.json.encode
+
+
+class Hit:
+    """One HTTP request at its route. ``principal`` is known unless the gateway is to ask."""
+
+    def __init__(self, request: web.BaseRequest, route: Route, rest: str, id: str) -> None:
+        self.request, self.route, self.rest, self.id = request, route, rest, id
+        self.principal: Principal | None = None
+        self.reply = HttpReply(request)
+
+    def __repr__(self) -> str:
+        return f"Hit({self.id}, {self.route.path})"
+
+    def bearer(self) -> str | None:
+        """The secret of ``Authorization: Bearer``, if any."""
+        scheme, _, secret = self.request.headers.get("authorization", "").partition(" ")
+        return secret.strip() if scheme.lower() == "bearer" else None
+
+
+Handler = Callable[[Hit], Awaitable[web.StreamResponse]]
+
+
+class Door:
+    """Lets requests in: finds the route, checks host and credential, calls the handler."""
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        keys: Keys,
+        clock: Clock,
+        log: Log,
+        *,
+        hosts: tuple[str, ...] = (),
+        metrics: Literal["loopback", "key", "off"] = "loopback",
+        local: Principal | None = None,
+    ) -> None:
+        self._router = Router()
+        self._handlers, self._keys, self._clock, self._log = handlers, keys, clock, log
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._metrics = metrics
+        self._local = local
+        self.closing = False
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer ``request``; what goes wrong becomes an error body, never a page or a trace."""
+        id = new_id("req_", self._clock.now_ms())
+        try:
+            response = await self._enter(request, id)
+        except Refused as error:
+            response = self._refused(error, id)
+        except LedgerUnavailable as error:
+            self._log.event("ledger_unavailable", request=id, kind=error.kind)
+            response = self._refused(Refused("ledger_unavailable", retry_after_s=2), id)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the last line: a fault of ours is a 500, logged by type
+            self._log.event("fault", request=id, error=type(error).__name__)
+            response = self._refused(Refused("internal_error"), id)
+        if self.closing:
+            response.force_close()
+        return response
+
+    async def _enter(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        path = self._path(request)
+        route, rest = self._router.find(request.method, path)
+        hit = Hit(request, route, rest, id)
+        await self._admit(hit)
+        return await self._handlers[route.handler](hit)
+
+    def _path(self, request: web.BaseRequest) -> str:
+        """The decoded path of the raw target; checks the host that the request names."""
+        target = request.raw_path
+        host = request.headers.get("host", "")
+        if not target.startswith("/"):
+            parts = urlsplit(target)
+            host, target = parts.netloc, parts.path or "/"
+        if self._hosts and self._local is None and _name(host) not in self._hosts:
+            raise Refused("misdirected_request")
+        raw = target.partition("?")[0]
+        try:
+            path = unquote(raw, errors="strict")
+        except UnicodeDecodeError:
+            raise Refused("invalid_http") from None
+        if "\0" in path:
+            raise Refused("invalid_http")
+        return path
+
+    async def _admit(self, hit: Hit) -> None:
+        """Check the credential as the route's policy says."""
+        auth = hit.route.auth
+        if self._local is not None:
+            hit.principal = self._local
+            return
+        if auth == "operator":
+            auth = self._operator(hit)
+        if auth == "public" or hit.route.money == "hold":
+            return
+        hit.principal = await self._keys.identify(hit.bearer())
+        if auth == "admin" and not hit.principal.admin:
+            raise Refused("insufficient_permissions", thing="endpoint")
+
+    def _operator(self, hit: Hit) -> Literal["public", "key"]:
+        if self._metrics == "off" or (self._metrics == "loopback" and not _loopback(hit.request)):
+            raise Refused("unknown_url")
+        return "key" if self._metrics == "key" else "public"
+
+    def _refused(self, error: Refused, id: str) -> web.Response:
+        response = whole(
+            error.status, _encode(error.body()), {"x-request-id": id, **error.headers()}
+        )
+        if error.row.close:
+            response.force_close()
+        return response
+
+
+def _name(host: str) -> str:
+    """The host name without its port, lower case; IPv6 brackets removed."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _loopback(request: web.BaseRequest) -> bool:
+    try:
+        return ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False
+
+
+class _Protocol(RequestHandler):
+    """aiohttp's connection handler, answering what its parser refuses in our words."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it may hold the request's bytes
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            self.force_close()
+            raise ConnectionError("the response has begun")
+        if isinstance(exc, LineTooLong):
+            error = Refused("oversized_header")
+        elif isinstance(exc, BadHttpMessage) or status < 500:
+            error = Refused("invalid_http")
+        else:
+            error = Refused("internal_error")
+        response = web.Response(
+            status=error.status,
+            body=_encode(error.body()),
+            headers={**FIXED_HEADERS, "content-type": "application/json"},
+        )
+        response.force_close()
+        return response
+
+    def log_debug(self, *args: Any, **kw: Any) -> None:
+        """Say nothing: the text may hold the request's bytes."""
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - see below
+        """Pass on the exception's type alone, through the library's logger."""
+        error = kw.get("exc_info")
+        self.logger.warning("connection", exc_info=error if isinstance(error, Exception) else None)
+
+
+class Server(web.Server):
+    """aiohttp's low-level server with our connection handler and limits."""
+
+    def __init__(self, door: Door) -> None:
+        super().__init__(door, handler_cancellation=True)
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            "auto_decompress": False,
+            "keepalive_timeout": KEEP_ALIVE_S,
+            "lingering_time": 2.0,
+            "max_field_size": _FIELD_MAX,
+            "max_headers": _HEADERS_MAX,
+            "max_line_size": _FIELD_MAX,
+        }
+
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=asyncio.get_running_loop(), **self._options)
