@@ -1,0 +1,277 @@
+"""What each kind of HTTP upstream wants changed in a chat body on its way out, as one table.
+
+The codec writes Kimi's native tongue; :func:`shape` rebuilds that body for one kind: fields that
+we own are written by us, everything else goes only when it is on a list here. Pure functions over
+dicts; this module refuses to know addresses, credentials and connections.
+
+Sources: Moonshot API documentation (chat, partial mode, thinking), vLLM and SGLang
+``ChatCompletionRequest`` definitions, OpenAI API reference (chat completions).
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+import msgspec
+
+from moongate.core.errors import UpstreamRefused, safe_name
+from moongate.core.ports import Ask
+from moongate.core.request import Request
+
+HttpKind = Literal["moonshot", "vllm", "sglang", "openai"]
+
+_ENGINE_FORWARD: Final = frozenset(
+    {"logit_bias", "min_p", "min_tokens", "parallel_tool_calls", "repetition_penalty"}
+    | {"seed", "top_k"}
+)
+
+
+class Quirks(msgspec.Struct, frozen=True):
+    """One row of :data:`QUIRKS`.
+
+    ``cap``: the field that caps the answer (tokens). ``thinking``: Kimi's ``thinking`` object, the
+    chat template's ``thinking`` argument, or no switch. ``sampling``: whether Kimi's fixed sampling
+    is sent where the client said nothing (engines do not fix it themselves). ``usage``: stream
+    options beside ``include_usage``. ``partial``: as a message field, by template prefill, or
+    refused. ``cache``: how prompt caches are told apart: by the client's key, or by a salt per
+    tenant. ``reasoning``: the names under which replayed reasoning is sent. ``builtins``: whether
+    built-in functions exist there. ``references``: address schemes that media may have.
+    ``media``: fields of a media object. ``forward``: fields unknown to us that its API documents.
+    """
+
+    cap: Literal["max_tokens", "max_completion_tokens"]
+    thinking: Literal["object", "template", "none"]
+    sampling: bool
+    usage: tuple[str, ...]
+    partial: Literal["message", "template", "refused"]
+    cache: Literal["key", "salt"]
+    reasoning: tuple[str, ...]
+    builtins: bool
+    references: tuple[str, ...]
+    media: tuple[str, ...]
+    forward: frozenset[str]
+
+
+# Not on any list, though documented somewhere: `logprobs` and `top_logprobs` (our answers cannot
+# carry them), `store` and `metadata` (they ask the other side to keep things), `service_tier` (it
+# changes the price). Dropped fields are named to the client, so none is lost silently.
+QUIRKS: Final[dict[HttpKind, Quirks]] = {
+    "moonshot": Quirks(
+        cap="max_completion_tokens",
+        thinking="object",
+        sampling=False,
+        usage=(),
+        partial="message",
+        cache="key",
+        reasoning=("reasoning_content",),
+        builtins=True,
+        references=("data:", "ms://"),
+        media=("url",),
+        forward=frozenset({"safety_identifier"}),
+    ),
+    "vllm": Quirks(
+        cap="max_completion_tokens",
+        thinking="template",
+        sampling=True,
+        usage=("continuous_usage_stats",),
+        partial="template",
+        cache="salt",
+        # Releases differ: the older name is read by some, the newer one by others.
+        reasoning=("reasoning_content", "reasoning"),
+        builtins=False,
+        references=("data:",),
+        media=("url", "detail"),
+        forward=_ENGINE_FORWARD,
+    ),
+    "sglang": Quirks(
+        cap="max_completion_tokens",
+        thinking="template",
+        sampling=True,
+        usage=("continuous_usage_stats",),
+        partial="template",
+        cache="salt",
+        reasoning=("reasoning_content",),
+        builtins=False,
+        references=("data:",),
+        media=("url", "detail"),
+        forward=_ENGINE_FORWARD,
+    ),
+    "openai": Quirks(
+        # The older name is what every compatible host still takes.
+        cap="max_tokens",
+        thinking="none",
+        sampling=False,
+        usage=(),
+        partial="refused",
+        cache="key",
+        reasoning=("reasoning_content",),
+        builtins=False,
+        references=("data:",),
+        media=("url", "detail"),
+        forward=frozenset(
+            {"logit_bias", "parallel_tool_calls", "reasoning_effort", "safety_identifier"}
+            | {"seed", "user", "verbosity"}
+        ),
+    ),
+}
+
+OWNED: Final = frozenset(
+    {"model", "messages", "tools", "tool_choice", "response_format", "thinking", "temperature"}
+    | {"top_p", "n", "presence_penalty", "frequency_penalty", "stop", "stream", "stream_options"}
+    | {"max_tokens", "max_completion_tokens", "prompt_cache_key", "cache_salt"}
+    | {"chat_template", "chat_template_kwargs", "continue_final_message"}
+    | {"add_generation_prompt"}
+)
+"""Fields that only we write: no client, and no forward list, can put one into a body."""
+
+_CARRIED: Final = (
+    *("tools", "tool_choice", "response_format"),
+    *("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stop"),
+)
+_MESSAGE: Final = ("name", "tool_call_id")
+_CALL: Final = ("id", "type")
+_FUNCTION: Final = ("name", "arguments")
+_TOOL: Final = ("name", "description", "parameters", "strict")
+_SCHEMA: Final = ("name", "description", "schema", "strict")
+
+_TEMPERATURE_THINKING: Final = 1.0
+_TEMPERATURE_INSTANT: Final = 0.6
+_TOP_P: Final = 0.95
+
+
+def shape(
+    body: dict[str, Any], ask: Ask, kind: HttpKind, forward: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The body to send to an upstream of ``kind``, from the chat codec's ``body`` for ``ask``.
+
+    ``forward`` extends the kind's own list; a name in :data:`OWNED` is never forwarded. ``body`` is
+    not changed. Raises UpstreamRefused (``unsupported_ability``, ``image_url_not_allowed``) for
+    what this kind cannot be sent.
+    """
+    quirks = QUIRKS[kind]
+    request = ask.request
+    allowed = allowed_names(kind, forward)
+    out: dict[str, Any] = {name: body[name] for name in request.extra if name in allowed}
+    out["model"] = ask.model
+    out["messages"] = [_message(message, quirks) for message in body["messages"]]
+    for name in _CARRIED:
+        if body.get(name) is not None:
+            out[name] = body[name]
+    if "tools" in out:
+        out["tools"] = [_tool(tool, quirks) for tool in out["tools"]]
+    if "response_format" in out:
+        out["response_format"] = _format(out["response_format"])
+    out[quirks.cap] = ask.output_tokens_max
+    _switch_thinking(out, request, quirks)
+    _fix_sampling(out, request, quirks)
+    _continue_partial(out, request, quirks)
+    if quirks.cache == "salt":
+        out["cache_salt"] = ask.tenant
+    elif request.cache_key is not None:
+        out["prompt_cache_key"] = request.cache_key
+    out["stream"] = True
+    out["stream_options"] = dict.fromkeys(("include_usage", *quirks.usage), True)
+    return out
+
+
+def allowed_names(kind: HttpKind, forward: Iterable[str] = ()) -> frozenset[str]:
+    """Names of unknown top-level fields that an upstream of ``kind`` is sent."""
+    return (QUIRKS[kind].forward | frozenset(forward)) - OWNED
+
+
+def dropped_names(request: Request, kind: HttpKind, forward: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of unknown fields that an upstream of ``kind`` is not sent, for ``x-moongate-dropped``.
+
+    Fields of messages and tools stand as ``messages.NAME`` and ``tools.NAME``, only where they
+    hold something. A name that is no plain identifier is left out: it is not ours to echo.
+    """
+    allowed = allowed_names(kind, forward)
+    names = [name for name in request.extra if name not in allowed]
+    for where, items in (("messages", request.messages), ("tools", request.tools)):
+        held = {name for item in items for name, value in item.extra.items() if _holds(value)}
+        names.extend(f"{where}.{name}" for name in sorted(held) if safe_name(name) == name)
+    return tuple(name for name in names if safe_name(name) == name)
+
+
+def _holds(value: object) -> bool:
+    return value is not None and value not in ("", [], {})
+
+
+def _pick(source: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: source[name] for name in names if name in source}
+
+
+def _message(message: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
+    """One message with the fields that we own and no others."""
+    role = message["role"]
+    # Kimi's chat template knows no `developer`; every server of the family knows `system`.
+    out: dict[str, Any] = {"role": "system" if role == "developer" else role}
+    if "content" in message:
+        content = message["content"]
+        if isinstance(content, list):
+            content = [_part(part, quirks) for part in content]
+        out["content"] = content
+    out.update(_pick(message, _MESSAGE))
+    if message.get("reasoning_content") is not None:
+        out.update(dict.fromkeys(quirks.reasoning, message["reasoning_content"]))
+    if message.get("tool_calls"):
+        out["tool_calls"] = [_call(call, quirks) for call in message["tool_calls"]]
+    if message.get("partial") and quirks.partial == "message":
+        out["partial"] = True
+    return out
+
+
+def _part(part: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
+    """One content part; media become objects, by an address that this kind may be given."""
+    kind = part["type"]
+    if kind == "text":
+        return {"type": "text", "text": part["text"]}
+    given = part[kind]
+    media = {"url": given} if isinstance(given, str) else _pick(given, quirks.media)
+    if not media["url"].startswith(quirks.references):
+        # Engines would fetch it from inside the operator's network.
+        raise UpstreamRefused("image_url_not_allowed")
+    return {"type": kind, kind: media}
+
+
+def _call(call: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
+    if call["type"] != "function" and not quirks.builtins:
+        raise UpstreamRefused("unsupported_ability", ability="built-in functions")
+    return {**_pick(call, _CALL), "function": _pick(call["function"], _FUNCTION)}
+
+
+def _tool(tool: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
+    if tool["type"] != "function" and not quirks.builtins:
+        raise UpstreamRefused("unsupported_ability", ability="built-in functions")
+    return {"type": tool["type"], "function": _pick(tool["function"], _TOOL)}
+
+
+def _format(form: dict[str, Any]) -> dict[str, Any]:
+    out = {"type": form["type"]}
+    if isinstance(form.get("json_schema"), dict):
+        out["json_schema"] = _pick(form["json_schema"], _SCHEMA)
+    return out
+
+
+def _switch_thinking(out: dict[str, Any], request: Request, quirks: Quirks) -> None:
+    """Thinking is on unless the request says otherwise (Kimi's default)."""
+    if quirks.thinking == "template":
+        out["chat_template_kwargs"] = {"thinking": request.thinking is not False}
+    elif quirks.thinking == "object" and request.thinking is not None:
+        out["thinking"] = {"type": "enabled" if request.thinking else "disabled"}
+
+
+def _fix_sampling(out: dict[str, Any], request: Request, quirks: Quirks) -> None:
+    if quirks.sampling:
+        instant = request.thinking is False
+        out.setdefault("temperature", _TEMPERATURE_INSTANT if instant else _TEMPERATURE_THINKING)
+        out.setdefault("top_p", _TOP_P)
+
+
+def _continue_partial(out: dict[str, Any], request: Request, quirks: Quirks) -> None:
+    if not request.messages or not request.messages[-1].partial:
+        return
+    if quirks.partial == "refused":
+        raise UpstreamRefused("unsupported_ability", ability="partial mode")
+    if quirks.partial == "template":
+        out["continue_final_message"] = True
+        out["add_generation_prompt"] = False
