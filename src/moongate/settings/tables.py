@@ -96,7 +96,7 @@ class Embedded(Table, frozen=True, kw_only=True):
     """``[embedded]``: the engine that runs here."""
 
     model: Annotated[str, Meta(description="a GGUF file of yours; empty: the stand-in")] = ""
-    projector: Annotated[str, Meta(description="its vision projector", extra=LATER)] = ""
+    projector: Annotated[str, Meta(description="its vision projector")] = ""
     slots: Annotated[int, Meta(ge=1, le=64, description="answers generated at once")] = 4
 
 

@@ -1,0 +1,123 @@
+"""How rows leave: named fields only, so that what is not listed here (a key's MAC) stays in.
+
+Money is an integer in ``_nanos`` with the exact dollars beside it in ``_usd``; times are
+milliseconds since the epoch in ``_ms``.
+"""
+
+from typing import Any
+
+from moongate.core.cards import Facts, Offer
+from moongate.core.money import Price, nanos_to_per_million, nanos_to_usd
+from moongate.core.ports import Probe, Upstream
+from moongate.core.rows import AccountRow, Finding, KeyRow, PriceRow
+
+
+def money(name: str, nanos: int) -> dict[str, int | str]:
+    """``name_nanos`` and ``name_usd``."""
+    return {f"{name}_nanos": nanos, f"{name}_usd": nanos_to_usd(nanos)}
+
+
+def key(row: KeyRow, now_ms: int) -> dict[str, Any]:
+    """A key without its secret and without its MAC."""
+    if row.revoked_ms is not None:
+        state = "revoked"
+    elif row.expires_ms is not None and row.expires_ms <= now_ms:
+        state = "expired"
+    else:
+        state = "active"
+    return {
+        "id": row.id,
+        "object": "key",
+        "name": row.name,
+        "account": row.account,
+        "last4": row.last4,
+        "state": state,
+        "admin": row.admin,
+        "models": list(row.models),
+        "policy": row.policy,
+        "zero_retention": row.zero_retention,
+        "created_ms": row.created_ms,
+        "expires_ms": row.expires_ms,
+        "revoked_ms": row.revoked_ms,
+    }
+
+
+def account(row: AccountRow) -> dict[str, Any]:
+    """An account with what is posted, held and available."""
+    return {
+        "id": row.id,
+        "object": "account",
+        "kind": row.kind,
+        **money("posted", row.posted_nanos),
+        **money("held", row.held_nanos),
+        **money("available", row.available_nanos),
+        **money("credit_limit", row.credit_limit_nanos),
+        "created_ms": row.created_ms,
+    }
+
+
+def rates(price: Price) -> dict[str, Any]:
+    """Nano-dollars per token and per search, and the dollars that people quote."""
+    return {
+        "input_nanos": price.input,
+        "cached_nanos": price.cached,
+        "output_nanos": price.output,
+        "search_nanos": price.search,
+        "input_per_million_usd": nanos_to_per_million(price.input),
+        "cached_per_million_usd": nanos_to_per_million(price.cached),
+        "output_per_million_usd": nanos_to_per_million(price.output),
+        "search_usd": nanos_to_usd(price.search),
+    }
+
+
+def price(row: PriceRow, *, in_force: bool) -> dict[str, Any]:
+    """A dated price row."""
+    return {
+        "object": "price",
+        "version": row.version,
+        "model": row.model,
+        "in_force": in_force,
+        **rates(row.price),
+        "from_ms": row.from_ms,
+    }
+
+
+def model(offer: Offer) -> dict[str, Any]:
+    """A card as it stands now: what it can do here, what it costs, where it goes."""
+    card = offer.card
+    return {
+        "id": card.id,
+        "object": "model",
+        "aliases": list(card.aliases),
+        "context_length": offer.window,
+        "output_tokens_default": offer.output_tokens_default,
+        "abilities": sorted(offer.abilities),
+        "price_version": offer.price.version,
+        "pricing": rates(offer.price.price),
+        "list_price": dict(card.list_price),
+        "targets": [{"upstream": to.upstream, "model": to.model} for to in card.targets],
+        "upstream": offer.upstream,
+        "data_policy": offer.data_policy,
+        "system_fingerprint": offer.fingerprint,
+        "stand_in": offer.stand_in,
+        "architecture": {**card.architecture, "context_length": card.window},
+    }
+
+
+def upstream(end: Upstream, facts: Facts, probe: Probe) -> dict[str, Any]:
+    """An upstream and what a look at it found."""
+    return {
+        "name": end.name,
+        "object": "upstream",
+        "kind": end.kind,
+        "ok": probe.ok,
+        "detail": probe.detail,
+        "models": None if probe.models is None else list(probe.models),
+        "data_policy": facts.data_policy,
+        "stand_in": facts.stand_in,
+    }
+
+
+def finding(found: Finding) -> dict[str, str]:
+    """A broken invariant of the ledger."""
+    return {"invariant": found.invariant, "where": found.where, "detail": found.detail}
