@@ -1,0 +1,99 @@
+"""Writes the parts of docs/ that the code already knows: the map, the errors, the routes.
+
+Each page keeps what a person wrote above a mark; what follows the mark is made here.
+``--check`` changes nothing and ends with 1 when a page is behind the code.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from moongate.core.errors import ROWS, Refused
+from moongate.web.routes import ROUTES
+
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src" / "moongate"
+MARK = "<!-- What follows is written by scripts/docs.py. -->\n"
+
+# The order in which a request meets the parts; what is not named here comes last.
+ORDER = "app gateway visit delivery web wire access route upstream meter ledger store admin cli"
+GROUND = "settings home log metrics core"
+
+
+def summary(path: Path) -> str:
+    """The first sentence of a module's docstring, on one line."""
+    text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    line = " ".join(text.split("\n\n")[0].split())
+    line = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"`\1\2`", line)
+    sentence, dot, _ = line.partition(". ")
+    return (sentence + dot).strip()
+
+
+def rank(path: Path) -> tuple[int, str]:
+    """Where a module stands on the map."""
+    relative = path.relative_to(SRC)
+    part = relative.parts[0].removesuffix(".py")
+    order = f"{ORDER} {GROUND}".split()
+    place = order.index(part) if part in order else len(order) - 1
+    return place, str(relative).replace("__init__.py", "")
+
+
+def the_map() -> Iterator[str]:
+    """One line a module, a heading a folder."""
+    for path in sorted(SRC.rglob("*.py"), key=rank):
+        relative = path.relative_to(SRC)
+        if path.name != "__init__.py":
+            yield f"- `{relative}`: {summary(path)}"
+        elif relative.parts[:-1]:
+            yield f"\n**`{relative.parent}/`** {summary(path)}\n"
+    yield "\n**Not Python**\n"
+    for path in sorted(SRC.rglob("*")):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            yield f"- `{path.relative_to(SRC)}`"
+
+
+def the_errors() -> Iterator[str]:
+    """One row a code."""
+    yield "| Code | Status | Type | Message | `x-should-retry` |"
+    yield "|---|---|---|---|---|"
+    for key, row in ROWS.items():
+        facts = {"byte": "N", "limit": "N", "needs": "N", "what": "(what is wrong)"}
+        names = {name: f"({name})" for name in ("thing", "dimension", "keyword", "ability")}
+        error = Refused(key, **facts, **names)
+        retry = error.headers().get("x-should-retry", "")
+        yield f"| `{error.code}` | {row.status} | `{row.type}` | {error.message} | {retry} |"
+
+
+def the_routes() -> Iterator[str]:
+    """One row a route, with its policies."""
+    yield "| Route | What | Who | Money | Kept |"
+    yield "|---|---|---|---|---|"
+    for route in ROUTES:
+        what = f"`{route.method} {route.path}` | {route.summary}"
+        yield f"| {what} | {route.auth} | {route.money} | {route.keeps} |"
+
+
+PAGES = {"map.md": the_map, "errors.md": the_errors, "api.md": the_routes}
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    behind = []
+    for name, make in PAGES.items():
+        path = ROOT / "docs" / name
+        text = path.read_text("utf-8")
+        ours = text.partition(MARK)[0]
+        fresh = ours + MARK + "\n" + "\n".join(make()).strip() + "\n"
+        if fresh != text:
+            behind.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(fresh, "utf-8")
+    for name in behind:
+        print(f"docs/{name} {'is behind' if '--check' in sys.argv else 'written'}")
+    return 1 if behind and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
