@@ -31,13 +31,13 @@ def summary(path: Path) -> str:
     return (sentence + dot).strip()
 
 
-def rank(path: Path) -> tuple[int, str]:
+def rank(path: Path) -> tuple[int, str, str]:
     """Where a module stands on the map."""
     relative = path.relative_to(SRC)
     part = relative.parts[0].removesuffix(".py")
     order = f"{ORDER} {GROUND}".split()
     place = order.index(part) if part in order else len(order) - 1
-    return place, str(relative).replace("__init__.py", "")
+    return place, str(relative.parent), path.name.replace("__init__.py", "")
 
 
 def the_map() -> Iterator[str]:

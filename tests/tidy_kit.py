@@ -46,9 +46,8 @@ BANNED_WORDS = re.compile(r"(?i)(?<![a-z])(provider|backend|vendor)s?(?![a-z])|T
 REASONED = re.compile(
     r"noqa: [A-Z]+\d+(, ?[A-Z]+\d+)* - \w.+"
     r"|type: ignore\[[a-z, -]+\]\s*(#|-) \w.+"
-    r"|fmt: (off|skip) - \w+"
 )
-IGNORES = re.compile(r"#\s*(noqa|type:\s*ignore|fmt:\s*(off|skip)|pragma:)")
+IGNORES = re.compile(r"#\s*(noqa|type:\s*ignore|pragma:)")
 
 SKIPPED = re.compile(
     r"\.(git|venv|mypy_cache|ruff_cache|pytest_cache|hypothesis)|node_modules|__pycache__"
