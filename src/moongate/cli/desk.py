@@ -1,0 +1,81 @@
+"""Where a command sends an operation: to the running server, else to an office of its own.
+
+A server that runs on the home folder is reached over its admin socket. Without one the store is
+opened here, for one operation, by the very parts that a server is made of.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from moongate.cli.line import Line, Unanswered
+from moongate.core.errors import LedgerUnavailable, MoongateError
+from moongate.home import Home
+from moongate.settings import Settings, load
+
+Answer = dict[str, Any]
+
+
+class Desk:
+    """Takes operations of ``/admin/v1`` for one home folder."""
+
+    def __init__(self, home: Home, config: Path | None) -> None:
+        self.home = home
+        self.config = config
+
+    def settings(self, *, secrets: bool = False) -> Settings:
+        """The configuration. Raises ConfigurationError."""
+        return load(self.config, os.environ, secrets=secrets)
+
+    def line(self, timeout_s: float = 60.0) -> Line | None:
+        """A line to the server that runs here, or ``None`` when none does."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(timeout_s)
+                probe.connect(str(self.home.socket))
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            return None
+        except PermissionError:
+            raise Unanswered(
+                f"{self.home.socket} belongs to another user: run this as that user."
+            ) from None
+        except OSError as error:
+            why = (error.strerror or "no answer").lower()
+            raise Unanswered(f"{self.home.socket} cannot be opened: {why}.") from None
+        return Line(self.home.socket, timeout_s=timeout_s)
+
+    def call(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        body: Answer | None = None,
+    ) -> Answer:
+        """Carry out one operation; parameters that are ``None`` are left out.
+
+        Raises a MoongateError whose text is for the user.
+        """
+        said = {name: value for name, value in (query or {}).items() if value is not None}
+        line = self.line()
+        if line is not None:
+            answer = line.call(verb, f"/admin/v1{path}", said, body)
+            assert isinstance(answer, dict)
+            return answer
+        return asyncio.run(self._here(verb, f"/admin/v1{path}", said, body or {}))
+
+    async def _here(self, verb: str, path: str, query: Mapping[str, str], body: Answer) -> Answer:
+        # Imported by name and late: the parts of a server take longer to load than a call to one.
+        office = import_module("moongate.cli.office")
+        try:
+            async with office.opened(self.settings(), self.home) as here:
+                _, answer = await here.dispatch(verb, path, query, body)
+                assert isinstance(answer, dict)
+                return answer
+        except LedgerUnavailable:
+            raise MoongateError(
+                "The store cannot be written now: is its disk full or read-only?"
+            ) from None

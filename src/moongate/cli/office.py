@@ -1,0 +1,37 @@
+"""An office over a store that this process opened itself, because no server runs."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from moongate.access.keys import Keys
+from moongate.admin import Office
+from moongate.app.parts import make_store, make_upstreams
+from moongate.core.ports import SystemClock
+from moongate.core.rows import PriceRow
+from moongate.home import Home
+from moongate.route.catalog import Catalog
+from moongate.settings import Settings
+
+
+@asynccontextmanager
+async def opened(settings: Settings, home: Home) -> AsyncGenerator[Office, None]:
+    """Open the store that ``settings`` name and yield an office over it; upstreams stay asleep.
+
+    Raises ConfigurationError when the store cannot be opened, or a server has it.
+    """
+    home.open()
+    clock = SystemClock()
+    keys = Keys(store := make_store(settings, home), home.pepper(), clock)
+    upstreams = make_upstreams(settings, home, lambda _: None)
+    catalog = Catalog(settings.cards(), lambda name: upstreams[name].facts(), lambda _: True, clock)
+    await store.open()
+    try:
+        rows = await store.prices()
+        # A price that no start has written yet is shown as the start will write it.
+        known = {row.model for row in rows}
+        seeds = settings.prices().items()
+        rows += [PriceRow(0, name, price, 0) for name, price in seeds if name not in known]
+        catalog.reprice(rows)
+        yield Office(store, keys, clock, catalog.offers, upstreams)
+    finally:
+        await store.close()

@@ -1,0 +1,78 @@
+"""How answers look: tables for people, JSON for scripts, dollars and times in words."""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+_WIDE = 200
+"""Columns of a table that goes to a file or a pipe, where nothing needs to be folded."""
+
+Justify = Literal["left", "right"]
+
+
+def console(*, err: bool = False) -> Console:
+    """A console that honours NO_COLOR and the terminal's width."""
+    stream = sys.stderr if err else sys.stdout
+    width = None if stream.isatty() else _WIDE
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def show_json(value: Any) -> None:
+    """``value`` as JSON, indented."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_table(
+    columns: Sequence[tuple[str, Justify]], rows: Iterable[Sequence[str]], *, foot: bool = False
+) -> None:
+    """A table without lines; with ``foot`` the last row is set off as the total."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for name, justify in columns:
+        table.add_column(name, justify=justify, overflow="fold")
+    listed = [list(row) for row in rows]
+    for at, row in enumerate(listed):
+        table.add_row(*row, style="bold" if foot and at == len(listed) - 1 else None)
+    console().print(table)
+
+
+def usd(text: str) -> str:
+    """An exact amount with its sign: ``$0.0048``, ``-$1.00``."""
+    return f"-${text[1:]}" if text.startswith("-") else f"${text}"
+
+
+def minute(at_ms: int | None) -> str:
+    """A moment in UTC to the minute; ``-`` for none."""
+    if at_ms is None:
+        return "-"
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def day(at_ms: int) -> str:
+    """A day in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def tokens(count: int) -> str:
+    """A count with thin groups: ``262,144``."""
+    return f"{count:,}"
+
+
+def show_pair(name: str, text: str) -> None:
+    """A name and its text, folded under itself on a terminal."""
+    columns = console().width
+    lines = textwrap.wrap(text, max(20, columns - len(name))) or [""]
+    for at, line in enumerate(lines):
+        click.echo((name if at == 0 else " " * len(name)) + line)
+
+
+def show_note(text: str) -> None:
+    """A remark, folded on a terminal and set off from what it belongs to."""
+    show_pair("  ! ", text)
+    sys.stdout.flush()
