@@ -166,8 +166,13 @@ class Probe(Sealed, frozen=True):
 class Upstream(Protocol):
     """A place that answers. ``stream`` yields batches: what one read from the wire brought."""
 
-    name: str
-    kind: str
+    @property
+    def name(self) -> str:
+        """Its configured name."""
+
+    @property
+    def kind(self) -> str:
+        """Its kind, as in the configuration."""
 
     def facts(self) -> Facts:
         """What this end can do, as far as it says."""
@@ -245,7 +250,10 @@ class Store(Protocol):
 
     # money
     async def credit(self, account: str, amount_nanos: int, kind: str, tx: str, at_ms: int) -> bool:
-        """Post ``amount`` to the account, against ``cash`` or ``promo``; False when tx exists."""
+        """Post ``amount`` to a wallet, against ``cash`` (kind ``topup``) or ``promo`` (``trial``).
+
+        False when ``tx`` exists. Raises Refused for no such wallet, or one that cannot take it.
+        """
 
     async def hold(self, row: HoldRow) -> bool:
         """Set money aside on every leg, or on none; False when a leg cannot pay."""
@@ -259,12 +267,21 @@ class Store(Protocol):
     async def expire(self, at_ms: int, grace_s: int) -> list[str]:
         """Resolve holds whose lease and grace ran out, charge 0; returns their ids."""
 
+    async def expire_orphans(self, owner: str, at_ms: int) -> list[str]:
+        """Expire at once what others than ``owner`` hold, where nobody else can be running.
+
+        A store that several processes serve leaves them to their leases and returns nothing.
+        """
+
     # looks
     async def open_holds(self) -> list[HoldRow]: ...
     async def usage(
         self, account: str | None = None, from_ms: int = 0, to_ms: int | None = None
     ) -> list[UsageRow]:
         """Resolved requests ended in [from, to), oldest first."""
+
+    async def usage_row(self, hold: str) -> UsageRow | None:
+        """How one request ended; ``None`` while it is open or unknown."""
 
     async def entries(self, account: str | None = None) -> list[EntryRow]: ...
     async def audit(self) -> list[Finding]:

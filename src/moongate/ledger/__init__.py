@@ -1,0 +1,1 @@
+"""What a request cost: money is set aside before the work and settled, or given back, after it."""

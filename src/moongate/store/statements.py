@@ -1,0 +1,36 @@
+"""The named statements of ``queries.sql`` and the numbered migrations, as text.
+
+No statement is built from pieces anywhere: values reach SQL as bound parameters only.
+"""
+
+import re
+from importlib.resources import files
+from typing import Final
+
+_HERE: Final = files("moongate.store")
+_NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+def read_queries(text: str) -> dict[str, str]:
+    """Name -> statement, of a text in which ``-- name: NAME`` opens each."""
+    pieces = _NAME.split(text)
+    return {
+        name: body.strip() for name, body in zip(pieces[1::2], pieces[2::2], strict=True)
+    }  # the piece before the first name is the file's own comment
+
+
+def read_migrations() -> dict[int, str]:
+    """Number -> script, in the order in which they are applied."""
+    found = {
+        int(entry.name.split("_", 1)[0]): entry.read_text("utf-8")
+        for entry in _HERE.joinpath("migrations").iterdir()
+        if entry.name.endswith(".sql")
+    }
+    return dict(sorted(found.items()))
+
+
+SQL: Final[dict[str, str]] = read_queries(_HERE.joinpath("queries.sql").read_text("utf-8"))
+"""Every statement that runs after the migrations, by name."""
+
+AUDITS: Final = tuple(SQL[name] for name in sorted(SQL) if name.startswith("audit_"))
+"""The invariants; each returns rows of (name, where, detail) for what breaks it."""
