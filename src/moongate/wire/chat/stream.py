@@ -6,7 +6,7 @@ word for logs. The order of events is ``core.events.ORDER``'s to judge. This mod
 whether its bytes come from an upstream or from our own writer.
 """
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -72,6 +72,10 @@ class _Chunk(msgspec.Struct):
     usage: Any = None
     timings: Any = None
     error: Any = None
+    # vLLM's older error event has the error's own fields at top level.
+    object: Any = None
+    type: Any = None
+    code: Any = None
 
 
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
@@ -128,8 +132,10 @@ class ChatReader:
             chunk = _CHUNK.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamProtocolError("chunk") from None
-        if chunk.error is not None or (chunk.choices is None and _is_bare_error(payload)):
-            error = chunk.error or msgspec.json.decode(payload)
+        error = chunk.error
+        if error is None and chunk.object == "error":
+            error = {"type": chunk.type, "code": chunk.code}
+        if error is not None:
             self._add(Failed(fault_of(error)), out)
             return True
         counts: Counts | None = None
@@ -222,9 +228,3 @@ def _either(first: Counts | None, second: Counts | None) -> Counts | None:
     if first is None or second is None:
         return first or second
     return merge(first, second)
-
-
-def _is_bare_error(payload: bytes) -> bool:
-    """VLLM's older error event: the error's fields stand at top level, ``object`` is ``error``."""
-    value = cast("dict[str, Any]", msgspec.json.decode(payload))
-    return value.get("object") == "error"
