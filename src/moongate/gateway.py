@@ -28,7 +28,7 @@ from moongate.core.errors import (
     UpstreamRefused,
 )
 from moongate.core.events import Event, Failed
-from moongate.core.money import Bill
+from moongate.core.money import Bill, charge
 from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
 from moongate.core.request import Request
 from moongate.core.rows import HoldRow, Outcome
@@ -243,31 +243,22 @@ class Gateway:
 
     async def _book(self, job: Job, hold: HoldRow, outcome: Outcome) -> Bill | None:
         """Settle or void, durably; ``None`` when there is nothing to bill the client for."""
-        usage = job.outcome_used(outcome)
-        counts = job.tap.counts
-        passed_s = self.clock.monotonic_s() - job.started_s
-        told = Told(
-            upstream=job.upstream,
-            streamed=job.ask.request.stream,
-            status=job.refusal[0].status if job.refusal and job.first_token_ms is None else 200,
-            created_ms=job.created_ms,
-            first_token_ms=job.first_token_ms,
-            duration_ms=int(passed_s * 1000),
-            counts=counts,
-        )
-        charged = outcome == "done" or (outcome == "client_left" and job.tap.accepted)
+        usage, price = job.outcome_used(outcome), job.offer.price
+        told = job.told(self.clock.monotonic_s())
         for attempt in range(_BOOK_TRIES):
             try:
-                if charged:
-                    bill = await self.book.settle(hold, job.offer.price, outcome, usage, told)
-                else:
-                    bill = await self.book.void(hold, job.offer.price, outcome, usage, told)
-                self._report(job, outcome, bill)
-                return bill if charged else None
+                if outcome in {"done", "client_left"} and (job.tap.accepted or outcome == "done"):
+                    bill = await self.book.settle(hold, price, outcome, usage, told)
+                    self._report(job, outcome, bill, told)
+                    return bill
+                await self.book.void(hold, price, outcome, usage, told)
+                self._report(job, outcome, Bill(usage, 0), told)
+                return None
             except LedgerUnavailable as error:
                 self.log.event("ledger_unavailable", request=job.ask.id, kind=error.kind)
+                if error.kind == "resolved":
+                    break
                 await asyncio.sleep(_BOOK_WAIT_S * (attempt + 1))
-        self.book.abandon(hold)
         gone = Refused("ledger_unavailable", retry_after_s=_OVERLOADED_WAIT_S)
         job.refuse(gone, within="ledger_unavailable")
         return None
@@ -284,9 +275,22 @@ class Gateway:
         except ConnectionError:
             return
 
-    def _report(self, job: Job, outcome: Outcome, bill: Bill) -> None:
-        self.metrics.resolved(job.offer.card.id, job.upstream, outcome, bill)
-        ...
+    def _report(self, job: Job, outcome: Outcome, bill: Bill, told: Told) -> None:
+        """One event of scalars, and the metrics."""
+        usage, model = bill.usage, job.offer.card.id
+        forgiven = charge(usage, job.offer.price.price) - bill.cost_nanos
+        self.metrics.resolved(model, job.upstream, outcome, bill, forgiven)
+        self.metrics.timed(model, told.first_token_ms, told.duration_ms)
+        for word in job.tap.odd:
+            self.log.event("odd_usage", request=job.ask.id, upstream=job.upstream, kind=word)
+        self.log.event(
+            "request", request=job.ask.id, key=job.principal.key, account=job.principal.account,
+            model=model, upstream=job.upstream, outcome=outcome, status=told.status,
+            streamed=told.streamed, input=usage.input, cached=usage.cache_read,
+            output=usage.output, estimated=usage.estimated or None,
+            amount_nanos=bill.cost_nanos, first_token_ms=told.first_token_ms,
+            duration_ms=told.duration_ms,
+        )  # fmt: skip
 
 
 def _unavailable(error: UpstreamError) -> Refused:

@@ -54,7 +54,7 @@ class Log:
         self._stream = stream or sys.stderr
         self._json = not self._stream.isatty() if as_json is None else as_json
 
-    def event(self, name: str, **fields: Scalar) -> None:
+    def event(self, name: str, /, **fields: Scalar) -> None:
         """Write one event. Raises KeyError for a field that is not in :data:`FIELDS`."""
         clean: dict[str, Scalar] = {}
         for key, value in fields.items():

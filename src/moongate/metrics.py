@@ -8,7 +8,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from moongate.core.rows import UsageRow
+from moongate.core.money import Bill
+from moongate.core.rows import Outcome
 
 LABELS: Final = ("model", "upstream", "outcome", "kind", "status")
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -65,19 +66,24 @@ class Metrics:
             registry=registry,
         )
 
-    def resolved(self, row: UsageRow) -> None:
-        """Count a resolved request from its usage row."""
-        self.requests.labels(row.model, row.upstream, row.outcome).inc()
-        if row.charge_nanos:
-            self.tokens.labels(row.model, "input").inc(row.usage.input)
-            self.tokens.labels(row.model, "cached").inc(row.usage.cache_read)
-            self.tokens.labels(row.model, "output").inc(row.usage.output)
-            self.charged.labels(row.model).inc(row.charge_nanos)
-        if row.forgiven_nanos:
-            self.forgiven.labels(row.model).inc(row.forgiven_nanos)
-        if row.first_token_ms is not None:
-            self.first_token.labels(row.model).observe(row.first_token_ms / 1000)
-        self.duration.labels(row.model).observe(row.duration_ms / 1000)
+    def resolved(
+        self, model: str, upstream: str, outcome: Outcome, bill: Bill, forgiven_nanos: int
+    ) -> None:
+        """Count a resolved request, what was billed and what was forgiven."""
+        self.requests.labels(model, upstream, outcome).inc()
+        if bill.cost_nanos:
+            self.tokens.labels(model, "input").inc(bill.usage.input)
+            self.tokens.labels(model, "cached").inc(bill.usage.cache_read)
+            self.tokens.labels(model, "output").inc(bill.usage.output)
+            self.charged.labels(model).inc(bill.cost_nanos)
+        if forgiven_nanos:
+            self.forgiven.labels(model).inc(forgiven_nanos)
+
+    def timed(self, model: str, first_token_ms: int | None, duration_ms: int) -> None:
+        """Note how long a request took (milliseconds)."""
+        if first_token_ms is not None:
+            self.first_token.labels(model).observe(first_token_ms / 1000)
+        self.duration.labels(model).observe(duration_ms / 1000)
 
     def text(self) -> bytes:
         """The registry in Prometheus' text format."""

@@ -15,6 +15,7 @@ from moongate.core.money import Price, Usage, charge
 from moongate.core.ports import Ask, Reply
 from moongate.core.rows import Outcome
 from moongate.delivery import Delivery
+from moongate.ledger.book import Told
 from moongate.meter import tokens
 from moongate.meter.tap import Tap
 from moongate.route.plan import Step
@@ -109,6 +110,22 @@ class Job:
     def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
         """Remember what to tell the client instead of an answer."""
         self.refusal = (error, error if within == error.key else Refused(within))
+
+    def told(self, now_s: float) -> Told:
+        """What the usage row says beside money, at monotonic ``now_s``."""
+        streamed = self.ask.request.stream
+        status = 200
+        if self.refusal is not None and not (streamed and self.first_token_ms is not None):
+            status = self.refusal[0].status
+        return Told(
+            upstream=self.upstream,
+            created_ms=self.created_ms,
+            streamed=streamed,
+            status=status,
+            counts=self.tap.counts,
+            first_token_ms=self.first_token_ms,
+            duration_ms=int((now_s - self.started_s) * 1000),
+        )
 
     def outcome_used(self, outcome: Outcome) -> Usage:
         """The usage that counts for ``outcome``: none before an upstream accepted."""

@@ -17,6 +17,7 @@ from moongate.admin import Office
 from moongate.app.parts import Announce, make_store, make_upstreams
 from moongate.app.words import callable_host, cannot_listen, summary
 from moongate.app.words import price as price_words
+from moongate.core.cards import Ability
 from moongate.core.errors import ConfigurationError
 from moongate.core.ids import new_id
 from moongate.core.money import NANOS_PER_USD
@@ -37,6 +38,8 @@ from moongate.wire.chat import ChatCodec
 
 TRIAL_NANOS: Final = 5 * NANOS_PER_USD
 """Credit of the account that the first start makes."""
+NOT_SERVED: Final[frozenset[Ability]] = frozenset({"search"})
+"""Abilities that no part of ours carries yet: a card's word for them is not repeated."""
 _SETTLING_S: Final = 5.0
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -73,6 +76,7 @@ class Application:
             lambda name: self.upstreams[name].facts(),
             self.health.alive,
             self.clock,
+            without=NOT_SERVED,
         )
         self.book = Book(self.store, self.clock, owner=new_id("srv_", self.clock.now_ms()))
         self.sweep = Sweep(self.store, self.book, self.clock, self.log.event)

@@ -199,7 +199,7 @@ class UpstreamRefused(UpstreamError):
     def __init__(self, row: str, **facts: str | int) -> None:
         super().__init__(row)
         self.row = row
-        self.facts = facts
+        self.facts: dict[str, Any] = dict(facts)
 
 
 class LedgerUnavailable(MoongateError):

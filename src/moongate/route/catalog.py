@@ -6,7 +6,7 @@ prices are data; no code path names a model.
 
 from collections.abc import Callable, Iterable, Sequence
 
-from moongate.core.cards import Card, Facts, Offer
+from moongate.core.cards import Ability, Card, Facts, Offer
 from moongate.core.errors import ConfigurationError, Refused
 from moongate.core.ports import Clock
 from moongate.core.rows import PriceRow
@@ -16,6 +16,7 @@ class Catalog:
     """Cards, price rows and the facts of the upstreams behind them.
 
     ``facts`` tells what an upstream says of itself now; ``alive`` whether it may be asked.
+    ``without`` are abilities that this gateway does not serve, whatever a card says.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class Catalog:
         facts: Callable[[str], Facts],
         alive: Callable[[str], bool],
         clock: Clock,
+        without: frozenset[Ability] = frozenset(),
     ) -> None:
         self._cards = {card.id: card for card in cards}
         self._names = {name: card for card in self._cards.values() for name in card.aliases}
@@ -31,6 +33,7 @@ class Catalog:
         self._facts = facts
         self._alive = alive
         self._clock = clock
+        self._without = without
         self._prices: dict[str, list[PriceRow]] = {}
 
     def reprice(self, rows: Sequence[PriceRow]) -> None:
@@ -72,14 +75,13 @@ class Catalog:
         names = [target.upstream for target in card.targets]
         serving = next((name for name in names if self._alive(name)), names[0])
         facts = self._facts(serving)
+        able = card.abilities if facts.abilities is None else card.abilities & facts.abilities
         return Offer(
             card=card,
             price=price,
             window=card.window if facts.window is None else min(card.window, facts.window),
             output_tokens_default=facts.output_tokens_default or card.output_tokens_default,
-            abilities=card.abilities
-            if facts.abilities is None
-            else card.abilities & facts.abilities,
+            abilities=able - self._without,
             fingerprint=facts.fingerprint,
             data_policy=facts.data_policy,
             upstream=serving,

@@ -4,9 +4,11 @@ Pure. A request that asks for an ability that the serving end lacks is refused b
 moves; a thinking switch is not: a model that cannot think answers without.
 """
 
+from collections.abc import Iterator
+
 from moongate.core.cards import Ability, Offer
 from moongate.core.errors import Refused
-from moongate.core.request import ImagePart, Message, Request, VideoPart
+from moongate.core.request import ImagePart, Request, VideoPart
 from moongate.wire.chat.rules import Policy
 from moongate.wire.chat.rules import check as check_model
 
@@ -19,31 +21,31 @@ def check(request: Request, offer: Offer, policy: Policy) -> tuple[Request, tupl
     for ability, param in _asked(request):
         if ability not in offer.abilities:
             raise Refused("unsupported_ability", param, ability=ability)
+    for at, url in _media(request):
+        # An upstream must never fetch an address that a client names.
+        if not url[:5].lower().startswith("data:"):
+            raise Refused("image_url_not_allowed", at)
     return check_model(request, sampling=offer.card.sampling, policy=policy)
 
 
-def _asked(request: Request) -> list[tuple[Ability, str]]:
+def _asked(request: Request) -> Iterator[tuple[Ability, str]]:
     """The abilities that the request needs, each with the field that asks for it."""
-    asked: list[tuple[Ability, str]] = []
-    if request.tools:
-        searches = any(tool.type == "builtin_function" for tool in request.tools)
-        asked.append(("search" if searches else "tools", "tools"))
+    for i, tool in enumerate(request.tools):
+        yield ("search" if tool.type == "builtin_function" else "tools"), f"tools[{i}]"
     if request.format is not None and request.format.kind != "text":
-        asked.append(("json", "response_format"))
+        yield "json", "response_format"
     for i, message in enumerate(request.messages):
-        asked += _media(message, f"messages[{i}]")
         if message.partial:
-            asked.append(("partial", f"messages[{i}].partial"))
-    return asked
+            yield "partial", f"messages[{i}].partial"
+    for at, _ in _media(request):
+        yield ("images" if at.endswith("image_url") else "video"), at
 
 
-def _media(message: Message, at: str) -> list[tuple[Ability, str]]:
-    if not isinstance(message.content, tuple):
-        return []
-    asked: list[tuple[Ability, str]] = []
-    for j, part in enumerate(message.content):
-        if isinstance(part, ImagePart):
-            asked.append(("images", f"{at}.content[{j}].image_url"))
-        elif isinstance(part, VideoPart):
-            asked.append(("video", f"{at}.content[{j}].video_url"))
-    return asked
+def _media(request: Request) -> Iterator[tuple[str, str]]:
+    """Field path and address of every picture and video."""
+    for i, message in enumerate(request.messages):
+        for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
+            if isinstance(part, ImagePart):
+                yield f"messages[{i}].content[{j}].image_url", part.url
+            elif isinstance(part, VideoPart):
+                yield f"messages[{i}].content[{j}].video_url", part.url
