@@ -88,7 +88,7 @@ def _first(line: Line) -> str:
 def _packed(prompt: str, files: tuple[Path, ...]) -> str:
     """The prompt behind the files' text, each under its name."""
     if prompt == "-":
-        prompt = click.get_text_stream("stdin").read()
+        prompt = sys.stdin.read()
     if not prompt.strip():
         raise click.UsageError("The prompt is empty.")
     parts = []

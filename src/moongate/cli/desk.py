@@ -31,6 +31,11 @@ class Desk:
         """The configuration. Raises ConfigurationError."""
         return load(self.config, os.environ, secrets=secrets)
 
+    @property
+    def running(self) -> bool:
+        """Whether a server runs on this home folder."""
+        return self.line() is not None
+
     def line(self, timeout_s: float = 60.0) -> Line | None:
         """A line to the server that runs here, or ``None`` when none does."""
         try:
@@ -71,7 +76,9 @@ class Desk:
         # Imported by name and late: the parts of a server take longer to load than a call to one.
         office = import_module("moongate.cli.office")
         try:
-            async with office.opened(self.settings(), self.home) as here:
+            awake = path.endswith("/upstreams")
+            settings = self.settings(secrets=awake)
+            async with office.opened(settings, self.home, awake=awake) as here:
                 _, answer = await here.dispatch(verb, path, query, body)
                 assert isinstance(answer, dict)
                 return answer

@@ -14,9 +14,10 @@ from moongate.settings import Settings
 
 
 @asynccontextmanager
-async def opened(settings: Settings, home: Home) -> AsyncGenerator[Office, None]:
-    """Open the store that ``settings`` name and yield an office over it; upstreams stay asleep.
+async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerator[Office, None]:
+    """Open the store that ``settings`` name and yield an office over it.
 
+    With ``awake`` remote upstreams may be looked at; the embedded engine is never started here.
     Raises ConfigurationError when the store cannot be opened, or a server has it.
     """
     home.open()
@@ -24,6 +25,7 @@ async def opened(settings: Settings, home: Home) -> AsyncGenerator[Office, None]
     keys = Keys(store := make_store(settings, home), home.pepper(), clock)
     upstreams = make_upstreams(settings, home, lambda _: None)
     catalog = Catalog(settings.cards(), lambda name: upstreams[name].facts(), lambda _: True, clock)
+    called = [up for up in upstreams.values() if awake and up.kind != "embedded"]
     await store.open()
     try:
         rows = await store.prices()
@@ -32,6 +34,10 @@ async def opened(settings: Settings, home: Home) -> AsyncGenerator[Office, None]
         seeds = settings.prices().items()
         rows += [PriceRow(0, name, price, 0) for name, price in seeds if name not in known]
         catalog.reprice(rows)
+        for upstream in called:
+            await upstream.start()
         yield Office(store, keys, clock, catalog.offers, upstreams)
     finally:
+        for upstream in called:
+            await upstream.close()
         await store.close()

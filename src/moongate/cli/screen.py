@@ -1,6 +1,7 @@
 """How answers look: tables for people, JSON for scripts, dollars and times in words."""
 
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -64,12 +65,19 @@ def tokens(count: int) -> str:
     return f"{count:,}"
 
 
-def show_pair(name: str, text: str) -> None:
-    """A name and its text, folded under itself on a terminal."""
-    columns = console().width
-    lines = textwrap.wrap(text, max(20, columns - len(name))) or [""]
-    for at, line in enumerate(lines):
-        click.echo((name if at == 0 else " " * len(name)) + line)
+def show_pair(name: str, text: str, *, indent: int | None = None) -> None:
+    """A name and its text, folded under itself; ``indent``: the name's width where marked up."""
+    width = len(name) if indent is None else indent
+    lines = textwrap.wrap(
+        text, max(20, console().width - width), break_long_words=False, break_on_hyphens=False
+    )
+    for at, line in enumerate(lines or [""]):
+        click.echo((name if at == 0 else " " * width) + line)
+
+
+def colours() -> bool:
+    """Whether stdout is a terminal that wants colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def show_note(text: str) -> None:

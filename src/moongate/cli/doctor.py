@@ -1,0 +1,97 @@
+"""``moongate doctor``: the configuration that is in effect, and whether everything is well."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from moongate import __version__
+from moongate.cli import options, screen
+from moongate.cli.checks import Check, look_around
+from moongate.core.errors import ConfigurationError
+
+_MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "broken": ("FAIL", "red")}
+
+
+@click.command("doctor", epilog="Example:  moongate doctor --config moongate.toml")
+@options.as_json
+@options.place
+def command(*, as_json: bool, home: Path | None, config: Path | None) -> int:
+    """Check everything that can be checked, beside a running server or without one.
+
+    Prints the effective configuration with secrets hidden, then looks at store, disk,
+    clock, prices, upstreams, engine and data policies. Exits 1 if something is broken.
+    """
+    desk = options.desk(home, config)
+    checks: list[Check] = []
+    effective: dict[str, Any] = {}
+    origin = ""
+    try:
+        settings = desk.settings(secrets=not desk.running)
+        effective, origin = settings.effective(), settings.origin
+    except ConfigurationError as error:
+        checks.append(Check("configuration", "broken", str(error)))
+        settings = None
+    if not as_json:
+        click.echo(f"Moongate {__version__}")
+        if settings is not None:
+            click.echo(f"\nConfiguration: {origin}\n")
+            for line in toml(effective):
+                click.echo(f"  {line}")
+        click.echo("\nChecks\n")
+        _tell(checks)
+    if settings is not None:
+        for check in look_around(desk, settings, running=desk.running):
+            checks.append(check)
+            if not as_json:
+                _tell([check])
+    broken = sum(check.state == "broken" for check in checks)
+    if as_json:
+        found = [msgspec.to_builtins(check) for check in checks]
+        screen.show_json(
+            {"ok": not broken, "from": origin, "configuration": effective, "checks": found}
+        )
+    else:
+        click.echo(f"\n{broken} broken." if broken else "\nAll is well.")
+    return 1 if broken else 0
+
+
+def _tell(checks: list[Check]) -> None:
+    for check in checks:
+        word, colour = _MARKS[check.state]
+        mark = click.style(word, fg=colour) if screen.colours() else word
+        first, *rest = check.detail.splitlines()
+        screen.show_pair(f"  {mark}  {check.name:<18}", first, indent=26)
+        for line in rest:
+            screen.show_pair(" " * 26, line.strip())
+
+
+def toml(tables: dict[str, Any]) -> Iterator[str]:
+    """The effective configuration as the file would say it."""
+    for name, table in tables.items():
+        for one in table if isinstance(table, list) else [table]:
+            yield f"[[{name}]]" if isinstance(table, list) else f"[{name}]"
+            nested = {key: value for key, value in one.items() if _is_table(key, value)}
+            for key, value in one.items():
+                if value is not None and key not in nested:
+                    yield f"{key} = {_inline(value)}"
+            for key, inner in nested.items():
+                yield f"[{name}.{key}]"
+                yield from (f"{at} = {_inline(value)}" for at, value in inner.items())
+            yield ""
+
+
+def _is_table(key: str, value: object) -> bool:
+    return key == "agreement" and isinstance(value, dict)
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, dict):
+        inside = ", ".join(f"{key} = {_inline(item)}" for key, item in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(_inline(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False)
