@@ -1,0 +1,246 @@
+"""The embedded engine, seen as just another upstream: a small real model on this machine.
+
+It stands in for Kimi where there is no account and no GPU, and says so. It renders the prompt
+itself, keeps organisations apart by slot, always streams, and stops when the caller leaves.
+Prompts, schemas, slots and processes belong to the ``engine_`` modules; this one only puts
+them in order.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from moongate.core.cards import Ability, Facts
+from moongate.core.errors import ConfigurationError, UpstreamDown, UpstreamError, UpstreamRefused
+from moongate.core.events import Event
+from moongate.core.ports import Ask, Probe
+from moongate.core.request import Request
+from moongate.core.sealed import Sealed
+from moongate.upstream.engine_answer import AnswerReader
+from moongate.upstream.engine_checks import Check, check, check_cpu, check_file, check_libgomp
+from moongate.upstream.engine_child import ALIAS
+from moongate.upstream.engine_client import EngineClient
+from moongate.upstream.engine_gguf import read_header
+from moongate.upstream.engine_goal import Goal, constraint, decide, dropped
+from moongate.upstream.engine_model import Progress, fetch
+from moongate.upstream.engine_process import EngineProcess, Work
+from moongate.upstream.engine_prompt import turns
+from moongate.upstream.engine_slots import Slots
+from moongate.upstream.engine_template import ChatML, OwnTemplate
+
+WINDOW: Final = 8192
+"""Tokens of the stand-in's window."""
+OWN_POOL: Final = 65_536
+"""Tokens of all slots together for a model of the operator's own: memory grows with them."""
+OUTPUT_TOKENS_DEFAULT: Final = 1024
+_ABILITIES: Final[frozenset[Ability]] = frozenset({"tools", "json", "partial", "thinking"})
+_STAND_IN: Final = (
+    "SmolLM2-135M-Instruct, a small model on this machine, stands in for Kimi K2.5; it is not Kimi."
+)
+_OWN: Final = "The operator's own model file {file} answers in place of Kimi K2.5."
+_SEED_MAX: Final = 2**32 - 2
+
+
+class _Plan(Sealed, frozen=True):
+    """What a request comes down to: its prompt's tokens, its goal, its output cap (tokens)."""
+
+    tokens: tuple[int, ...]
+    goal: Goal
+    output_tokens_max: int
+
+
+class EmbeddedUpstream:
+    """llama.cpp in a child process. ``home``: the folder below which ``models`` is kept.
+
+    ``model`` and ``projector`` are files of the operator's own; without a model the stand-in
+    is fetched once, and ``progress`` is told bytes done and bytes in all meanwhile.
+    """
+
+    kind = "embedded"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        home: Path,
+        model: Path | None = None,
+        projector: Path | None = None,
+        slots: int = 4,
+        progress: Progress | None = None,
+    ) -> None:
+        self.name = name
+        self.folder = home / "models"
+        self._model = model
+        self._projector = projector
+        self._slots = Slots(slots)
+        self._slot_count = slots
+        self._progress = progress
+        self._window = WINDOW
+        self._architecture = ""
+        self._process: EngineProcess | None = None
+        self._client: EngineClient | None = None
+        self._template: ChatML | OwnTemplate | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the engine's own OpenAI endpoint listens (``/v1`` below it); changes on restart."""
+        return self._process.address if self._process else ""
+
+    @property
+    def api_key(self) -> str:
+        """The key of the engine's own endpoint: random, new with every start."""
+        return self._process.api_key if self._process else ""
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id while it runs."""
+        return self._process.pid if self._process else None
+
+    @property
+    def slots_busy(self) -> int:
+        """How many answers are being made now."""
+        return self._slots.busy
+
+    def check(self) -> list[Check]:
+        """What this engine needs of the machine; reads the model file whole."""
+        return check(self.folder, self._model, self._projector)
+
+    def facts(self) -> Facts:
+        own = self._model
+        fingerprint = f"fp_embedded_{self._architecture}" if own else "fp_embedded_smollm2_135m"
+        return Facts(
+            window=self._window,
+            abilities=_ABILITIES,
+            output_tokens_default=OUTPUT_TOKENS_DEFAULT,
+            fingerprint=fingerprint,
+            data_policy="self-hosted",
+            stand_in=_OWN.format(file=own.name) if own else _STAND_IN,
+        )
+
+    async def start(self) -> None:
+        for look in (check_cpu(), check_libgomp()):
+            if not look.ok:
+                raise ConfigurationError(look.detail)
+        model = await self._model_file()
+        work = Work(
+            model=model,
+            projector=self._projector,
+            slots=self._slot_count,
+            n_ctx=self._slot_count * self._window,
+        )
+        self._process = EngineProcess(work, self._slots.forget)
+        await self._process.start()
+        self._client = EngineClient(self._process)
+        try:
+            self._template = (
+                await ChatML.learn(self._client)
+                if self._model is None
+                else OwnTemplate(self._client)
+            )
+        except UpstreamError as error:
+            await self.close()
+            raise ConfigurationError(
+                f"The embedded engine started and then gave no answer ({error.kind}). Start again."
+            ) from None
+
+    async def close(self) -> None:
+        self._slots.close()
+        if self._client is not None:
+            await self._client.close()
+        if self._process is not None:
+            await self._process.close()
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
+        client = self._ready()
+        plan = await self._plan(ask.request, ask.output_tokens_max)
+        limits = await asyncio.to_thread(constraint, plan.goal, plan.output_tokens_max)
+        trail = self._slots.trail(plan.tokens)
+        reader = AnswerReader(plan.goal, thinking=ask.request.thinking is not False)
+        async with self._slots.lease(ask.tenant, trail) as (slot, foreign):
+            if foreign:
+                await client.erase(slot.id)
+            self._slots.own(slot, ask.tenant, trail)
+            body = {**self._body(ask.request, plan), **limits, "id_slot": slot.id}
+            async with client.completion(body) as pieces, aclosing(pieces):
+                yield reader.open()
+                async for data in pieces:
+                    if events := reader.feed(data):
+                        yield events
+                reader.close()
+
+    async def count(self, request: Request) -> int | None:
+        if self._template is None:
+            return None
+        try:
+            goal = decide(request)
+            return len(await self._template.tokens(turns(request), goal.opening))
+        except UpstreamError:
+            return None
+
+    async def probe(self) -> Probe:
+        try:
+            healthy = await self._ready().healthy()
+        except (UpstreamError, aiohttp.ClientError, OSError) as error:
+            return Probe(
+                ok=False, models=None, detail=f"the engine is down ({type(error).__name__})"
+            )
+        return Probe(ok=healthy, models=(ALIAS,), detail="the engine serves on this machine")
+
+    def dropped(self, request: Request) -> tuple[str, ...]:
+        return dropped(request)
+
+    def _ready(self) -> EngineClient:
+        if self._client is None:
+            raise UpstreamDown("not_started")
+        return self._client
+
+    async def _model_file(self) -> Path:
+        if (
+            self._projector is not None
+            and not (look := check_file("projector", self._projector)).ok
+        ):
+            raise ConfigurationError(look.detail)
+        if self._model is None:
+            return await fetch(self.folder, self._progress)
+        if not (look := check_file("model", self._model)).ok:
+            raise ConfigurationError(look.detail)
+        header = read_header(self._model)
+        self._architecture = header.architecture
+        self._window = min(header.window or WINDOW, OWN_POOL // self._slot_count)
+        return self._model
+
+    async def _plan(self, request: Request, output_tokens_max: int) -> _Plan:
+        assert self._template is not None
+        goal = decide(request)
+        tokens = tuple(await self._template.tokens(turns(request), goal.opening))
+        room = self._window - len(tokens)
+        if room < 1:
+            raise UpstreamRefused(
+                "context_length_exceeded", needs=len(tokens) + 1, limit=self._window
+            )
+        return _Plan(tokens, goal, max(1, min(output_tokens_max, room)))
+
+    def _body(self, request: Request, plan: _Plan) -> dict[str, Any]:
+        text = plan.goal.kind == "text"
+        body: dict[str, Any] = {
+            "prompt": plan.tokens,
+            "n_predict": plan.output_tokens_max,
+            "stream": True,
+            "return_progress": True,
+            "stream_options": {"include_usage": True},
+            "cache_prompt": True,
+            # The engine's own: Kimi's fixed values are checked where requests come in, and are
+            # far too hot for a model of this size.
+            "temperature": 0.2,
+            "repeat_penalty": 1.05 if text else 1.0,
+        }
+        if text and request.sampling.stop:
+            body["stop"] = list(request.sampling.stop)
+        seed = request.extra.get("seed")
+        if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= _SEED_MAX:
+            body["seed"] = seed
+        return body

@@ -1,0 +1,158 @@
+"""Bytes of the engine's completion stream in, events of an answer out.
+
+The chunks are those of llama.cpp's server on ``/v1/completions`` with ``stream``,
+``return_progress`` and ``stream_options.include_usage``: text pieces, prompt progress, one chunk
+with a finish reason and the usage, the end mark. Whoever promised JSON is held to it here: the
+engine generates freely where it could not read a grammar, and says nothing.
+"""
+
+import json
+from typing import Any, Final
+
+import msgspec
+from jsonschema.validators import Draft202012Validator, extend
+from referencing import Registry
+
+from moongate.core.errors import UpstreamProtocolError
+from moongate.core.events import (
+    Event,
+    Finished,
+    Reason,
+    Started,
+    Text,
+    Thinking,
+    ToolArgs,
+    ToolCall,
+    Used,
+)
+from moongate.core.money import Counts
+from moongate.upstream.engine_goal import Goal
+from moongate.upstream.engine_tools import call_id
+from moongate.wire.sse import DONE, Events
+
+
+class _Choice(msgspec.Struct):
+    text: str = ""
+    finish_reason: str | None = None
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int = 0
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: _Details = msgspec.field(default_factory=_Details)
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode: Final = msgspec.json.Decoder(_Chunk).decode
+
+# The engine enforces patterns with a linear-time matcher of its own; Python's could be made to
+# run for ever by a client's pattern.
+_Validator: Final = extend(Draft202012Validator, {"pattern": lambda *_: iter(())})
+
+
+class AnswerReader:
+    """Reads one answer. ``thinking``: an empty reasoning opens it, as thinking was asked for."""
+
+    def __init__(self, goal: Goal, *, thinking: bool) -> None:
+        self._goal = goal
+        self._thinking = thinking
+        self._events = Events()
+        self._text: list[str] = []
+        self._opened = False
+        self._reason: str | None = None
+        self._usage: _Usage | None = None
+        self._ended = False
+
+    def open(self) -> list[Event]:
+        """The engine accepted the request."""
+        return [Started()]
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events in ``data``. Raises UpstreamProtocolError."""
+        out: list[Event] = []
+        for payload in self._events.feed(data):
+            if payload == DONE:
+                out += self._end()
+                continue
+            try:
+                chunk = _decode(payload)
+            except msgspec.MsgspecError:
+                raise UpstreamProtocolError("bad_chunk") from None
+            if chunk.error is not None:
+                raise UpstreamProtocolError("engine_error")
+            self._usage = chunk.usage or self._usage
+            for choice in chunk.choices:
+                if choice.text:
+                    out += self._piece(choice.text)
+                self._reason = choice.finish_reason or self._reason
+        return out
+
+    def close(self) -> None:
+        """The connection ended. Raises UpstreamProtocolError when the answer had not."""
+        if not self._ended:
+            raise UpstreamProtocolError("cut")
+
+    def _open(self) -> list[Event]:
+        if self._opened:
+            return []
+        self._opened = True
+        out: list[Event] = [Thinking("")] if self._thinking else []
+        if self._goal.kind == "call":
+            name = self._goal.tool
+            out.append(ToolCall(0, call_id(name, self._goal.index), name))
+        return out
+
+    def _piece(self, text: str) -> list[Event]:
+        out = self._open()
+        if self._goal.kind == "text":
+            out.append(Text(text))
+            return out
+        self._text.append(text)
+        out.append(ToolArgs(0, text) if self._goal.kind == "call" else Text(text))
+        return out
+
+    def _end(self) -> list[Event]:
+        usage = self._usage
+        if self._reason is None or usage is None or self._ended:
+            raise UpstreamProtocolError("bad_end")
+        self._ended = True
+        counts = Counts(
+            prompt=usage.prompt_tokens,
+            completion=usage.completion_tokens,
+            cached=usage.prompt_tokens_details.cached_tokens,
+            reasoning=0,
+        )
+        return [*self._open(), Finished(self._verdict()), Used(counts)]
+
+    def _verdict(self) -> Reason:
+        """Why it ended. Whole JSON at the very last token is whole, not cut short."""
+        cut = self._reason == "length"
+        if self._goal.kind == "text":
+            return "length" if cut else "stop"
+        if not self._keeps_promise():
+            if cut:
+                return "length"
+            raise UpstreamProtocolError("not_as_promised")
+        return "tool_calls" if self._goal.kind == "call" else "stop"
+
+    def _keeps_promise(self) -> bool:
+        try:
+            value = json.loads("".join(self._text))
+        except ValueError:
+            return False
+        if self._goal.kind == "object":
+            return isinstance(value, dict)
+        schema = self._goal.schema or {}
+        if "patternProperties" in json.dumps(schema):
+            return True
+        validator = _Validator(schema, registry=Registry())
+        return bool(validator.is_valid(value))

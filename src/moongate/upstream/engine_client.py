@@ -1,0 +1,134 @@
+"""Talking to the engine's process: llama.cpp's HTTP, in the few calls that we make.
+
+``/tokenize`` with mixed content, ``/apply-template`` for a model of the operator's own,
+``/slots/N?action=erase``, ``/v1/completions`` always streamed. Connections are not kept:
+llama.cpp's server drops idle ones after five seconds, and a loopback connect costs little.
+It knows tokens and bodies, not requests.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from moongate.core.errors import (
+    UpstreamDown,
+    UpstreamProtocolError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
+from moongate.upstream.engine_process import EngineProcess
+
+_CONNECT_S: Final = 5.0
+_SILENCE_S: Final = 120.0
+_CALL_S: Final = 60.0
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+_tokens: Final = msgspec.json.Decoder(_Tokens).decode
+_prompt: Final = msgspec.json.Decoder(_Prompt).decode
+
+
+class EngineClient:
+    """A client of one engine process, wherever that lives after a restart."""
+
+    def __init__(self, process: EngineProcess) -> None:
+        self._process = process
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S
+            ),
+        )
+
+    async def close(self) -> None:
+        """Release the connections."""
+        await self._session.close()
+
+    async def tokenize(
+        self, content: Sequence[int | str], *, special: bool = False, begin: bool = False
+    ) -> list[int]:
+        """Token ids of mixed content: ids stay as they are, text is tokenized.
+
+        ``special`` reads control tokens in text; never set it for text of clients. ``begin``
+        adds what the model wants at a text's begin.
+        """
+        body = {"content": list(content), "parse_special": special, "add_special": begin}
+        return _tokens(await self._call("/tokenize", body)).tokens
+
+    async def apply_template(self, messages: list[dict[str, str]]) -> str:
+        """The model's own template over ``messages``, up to the begin of the answer."""
+        body = {"messages": messages, "add_generation_prompt": True}
+        return _prompt(await self._call("/apply-template", body)).prompt
+
+    async def erase(self, slot: int) -> None:
+        """Empty a slot's cache; waits until the slot is free."""
+        await self._call(f"/slots/{slot}?action=erase", {})
+
+    async def healthy(self) -> bool:
+        """Whether it says that it serves."""
+        await self._process.ready()
+        async with self._session.get(f"{self._process.address}/health") as answer:
+            return answer.status == 200
+
+    @asynccontextmanager
+    async def completion(self, body: dict[str, Any]) -> AsyncGenerator[AsyncGenerator[bytes]]:
+        """The bytes of one streamed completion; leaving the context stops the engine's work."""
+        async with self._post("/v1/completions", body) as answer:
+            yield _bytes(answer)
+
+    async def _call(self, path: str, body: dict[str, Any]) -> bytes:
+        try:
+            async with self._post(path, body, total_s=_CALL_S) as answer:
+                return await answer.read()
+        except (aiohttp.ClientError, OSError):
+            raise UpstreamDown("engine_gone") from None
+
+    @asynccontextmanager
+    async def _post(
+        self, path: str, body: dict[str, Any], total_s: float | None = None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        await self._process.ready()
+        try:
+            answer = await self._session.post(
+                self._process.address + path,
+                data=msgspec.json.encode(body),
+                headers={
+                    "Authorization": f"Bearer {self._process.api_key}",
+                    "Content-Type": "application/json",
+                },
+                timeout=aiohttp.ClientTimeout(
+                    total=total_s, sock_connect=_CONNECT_S, sock_read=_SILENCE_S
+                ),
+            )
+        except TimeoutError:
+            raise UpstreamTimeout("engine_silent") from None
+        except (aiohttp.ClientError, OSError):
+            raise UpstreamDown("engine_gone") from None
+        try:
+            if answer.status == 400:
+                raise UpstreamRefused("rejected_by_model")
+            if answer.status != 200:
+                raise UpstreamDown(f"engine_{answer.status}")
+            yield answer
+        finally:
+            answer.close()
+
+
+async def _bytes(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    try:
+        async for data in answer.content.iter_any():
+            yield data
+    except TimeoutError:
+        raise UpstreamTimeout("engine_silent") from None
+    except (aiohttp.ClientError, OSError):
+        raise UpstreamProtocolError("cut") from None

@@ -1,0 +1,121 @@
+"""From a request to a prompt: turns of plain text, then pieces that a tokenizer cannot misread.
+
+Control tokens are written as token ids and nothing else is: text of clients is tokenized with
+special tokens switched off, so ``<|im_end|>`` in a message is eight ordinary characters and
+never the end of a turn. What the model's small size asks for is decided here too: tools stand
+as JSON lines in the system turn, calls and results as marked text. Knows no sockets.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from moongate.core.errors import UpstreamRefused
+from moongate.core.request import Call, ImagePart, Message, Request, Tool, VideoPart
+from moongate.core.sealed import Sealed
+
+CALL_OPENING: Final = "<tool_call>\n"
+CALL_CLOSING: Final = "\n</tool_call>"
+
+Pieces = list[int | str]
+"""Token ids and plain text in order: what llama.cpp's ``/tokenize`` takes as mixed content."""
+
+
+class Turn(Sealed, frozen=True):
+    """One turn: ``role`` is system, user or assistant."""
+
+    role: str
+    text: str
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """The token ids that open and close a ChatML turn."""
+
+    open: int
+    close: int
+
+
+def named_opening(name: str) -> str:
+    """What an assistant turn starts with when it must call ``name``: its arguments follow."""
+    return f'{CALL_OPENING}{{"name": {json.dumps(name)}, "arguments": '
+
+
+def turns(request: Request) -> tuple[Turn, ...]:
+    """The conversation without a partial last message: never two turns of one role in a row."""
+    out: list[Turn] = []
+    listing = _tools_text(request)
+    messages = request.messages[:-1] if prefill(request) is not None else request.messages
+    if listing and not (messages and messages[0].role in ("system", "developer")):
+        out.append(Turn("system", listing))
+        listing = ""
+    for message in messages:
+        role, text = _turn(message)
+        if listing:
+            text = f"{text}\n\n{listing}"
+            listing = ""
+        if out and out[-1].role == role:
+            out[-1] = Turn(role, f"{out[-1].text}\n{text}")
+        else:
+            out.append(Turn(role, text))
+    return tuple(out)
+
+
+def prefill(request: Request) -> str | None:
+    """The text of a partial last message, which the answer continues; else ``None``."""
+    last = request.messages[-1] if request.messages else None
+    if last is None or last.role != "assistant" or not last.partial:
+        return None
+    return last.text()
+
+
+def chatml(turns: Sequence[Turn], opening: str, marks: Marks) -> Pieces:
+    """ChatML with ``opening`` as the begin of the assistant's answer."""
+    pieces: Pieces = []
+    for turn in turns:
+        pieces += [marks.open, f"{turn.role}\n{turn.text}", marks.close, "\n"]
+    pieces += [marks.open, f"assistant\n{opening}"]
+    return pieces
+
+
+def _turn(message: Message) -> tuple[str, str]:
+    _refuse_pictures(message)
+    match message.role:
+        case "system" | "developer":
+            return "system", message.text()
+        case "tool":
+            return "user", f"<tool_response>\n{message.text()}\n</tool_response>"
+        case "assistant":
+            pieces = [message.text(), *(_call_text(call) for call in message.tool_calls)]
+            return "assistant", "\n".join(piece for piece in pieces if piece)
+        case _:
+            return "user", message.text()
+
+
+def _call_text(call: Call) -> str:
+    return f"{named_opening(call.name)}{call.arguments}}}{CALL_CLOSING}"
+
+
+def _tools_text(request: Request) -> str:
+    if not request.tools or (request.tool_choice and request.tool_choice.mode == "none"):
+        return ""
+    return "\n".join(["Tools:", *(_tool_line(tool) for tool in request.tools)])
+
+
+def _tool_line(tool: Tool) -> str:
+    fields: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        fields["description"] = tool.description
+    if tool.parameters:
+        fields["parameters"] = tool.parameters
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _refuse_pictures(message: Message) -> None:
+    if isinstance(message.content, tuple):
+        for part in message.content:
+            if isinstance(part, ImagePart):
+                raise UpstreamRefused("unsupported_ability", ability="images")
+            if isinstance(part, VideoPart):
+                raise UpstreamRefused("unsupported_ability", ability="video")
