@@ -152,7 +152,8 @@ def test_one_stop_is_a_list_of_one():
 
 def test_an_sdk_replays_its_own_message():
     """What openai-python makes of our answer goes back in, nulls of unknown fields included."""
-    openai = __import__("openai.types.chat", fromlist=["ChatCompletionMessage"])
+    from openai.types.chat import ChatCompletionMessage
+
     answer = {
         "role": "assistant",
         "content": "",
@@ -165,7 +166,7 @@ def test_an_sdk_replays_its_own_message():
             }
         ],
     }
-    message = openai.ChatCompletionMessage.model_validate(answer)
+    message = ChatCompletionMessage.model_validate(answer)
     for replayed in (message.model_dump(), message.model_dump(exclude_unset=True)):
         tool = {"role": "tool", "tool_call_id": "functions.look:0", "content": ""}
         request = ask(messages=[{"role": "user", "content": "x"}, replayed, tool])

@@ -69,9 +69,17 @@ def test_an_escaped_backslash_is_no_surrogate():
     assert refused(b'{"a":"\\\\ud800"').code == "invalid_json"
 
 
-@pytest.mark.parametrize("body", [b"[]", b'"x"', b"1", b"null", b"true"])
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"1", b"null", b"true", b"[[1]]"])
 def test_only_an_object_is_a_body(body):
     assert refused(body).code == "invalid_type"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(b"[", "invalid_json"), (b'["\xff"]', "invalid_unicode"), (b"[1e400]", "invalid_json")],
+)
+def test_what_is_no_json_is_told_before_what_is_no_object(body, code):
+    assert refused(body).code == code
 
 
 def test_a_repeated_top_level_key():
@@ -116,14 +124,23 @@ def test_structure_inside_strings_is_text():
     assert fields.parse(body)["a"] == text
 
 
+def test_very_many_quotes_may_stand_in_one_string():
+    text = '["\\\\"]' * 250_000
+    assert fields.parse(json.dumps({"a": text, "b": [["["]]}).encode())["a"] == text
+    deep = '{"a":' + json.dumps(text) + ',"b":' + "[" * 64 + "]" * 64 + "}"
+    assert refused(deep.encode()).code == "json_too_complex"
+
+
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(alphabet='"\\[]{}:,a\u2028'),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(alphabet='"\\[{'), inner),
-    )
+    ),
+    st.sampled_from([70, 200_000]),
 )
-@example(["\\", '"[', '\\"'] * 30)
-def test_the_exact_scan_sees_what_the_parser_sees(value):
+@example(["\\", '"[', '\\"'] * 30, 70)
+@example(["\\", '"[', '\\"'] * 30, 200_000)
+def test_the_exact_scan_sees_what_the_parser_sees(value, pad):
     def depth(inner: object) -> int:
         if isinstance(inner, dict):
             return 1 + max(map(depth, inner.values()), default=0)
@@ -131,11 +148,11 @@ def test_the_exact_scan_sees_what_the_parser_sees(value):
             return 1 + max(map(depth, inner), default=0)
         return 0
 
-    # Many brackets in a string force the exact scan; the real depth alone decides.
+    # Brackets in a string force the exact scan, few or many quotes a kilobyte its two ways.
     wrapped: object = value
     for _ in range(60):
         wrapped = [wrapped]
-    body = json.dumps({"pad": "[" * 70, "v": wrapped}).encode()
+    body = json.dumps({"pad": "[" * pad, "v": wrapped}).encode()
     if depth(value) + 61 > fields.DEPTH_MAX:
         assert refused(body).code == "json_too_complex"
     else:

@@ -58,16 +58,16 @@ class Events:
         if last := frames.pop():
             rest += last
             self._check(len(last))
+        if self._at_start and frames:
+            frames[0] = frames[0].removeprefix(_BOM)
+            self._at_start = False
+        if len(data) > self._max:
+            self._check(max(map(len, frames), default=0))
         payloads: list[bytes] = []
         for piece in frames:
-            whole = piece
-            if self._at_start:
-                whole = piece.removeprefix(_BOM)
-                self._at_start = False
-            if whole.startswith(b"data: ") and b"\n" not in whole:
-                self._check(len(whole))
-                payloads.append(whole[6:])
-            elif (payload := self._payload(whole)) is not None:
+            if piece.startswith(b"data: ") and b"\n" not in piece:
+                payloads.append(piece[6:])
+            elif (payload := self._payload(piece)) is not None:
                 payloads.append(payload)
         return payloads
 
@@ -89,8 +89,8 @@ class Events:
             self._after_cr = True
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _payload(self, piece: bytes) -> bytes | None:
-        self._check(len(piece))
+    @staticmethod
+    def _payload(piece: bytes) -> bytes | None:
         found: list[bytes] = []
         for line in piece.split(b"\n"):
             name, _, value = line.partition(b":")

@@ -100,9 +100,9 @@ class ChatReader:
 
     def open(self) -> list[Event]:
         """The other side accepted the request."""
-        started = Started()
-        self._step(started)
-        return [started]
+        out: list[Event] = []
+        self._add(Started(), out)
+        return out
 
     def feed(self, data: bytes) -> list[Event]:
         """Take the next bytes. Raises UpstreamProtocolError."""
@@ -214,14 +214,11 @@ class ChatReader:
             raise UpstreamProtocolError("unfinished")
 
     def _add(self, event: Event, out: list[Event]) -> None:
-        self._step(event)
-        out.append(event)
-
-    def _step(self, event: Event) -> None:
         try:
             self._sequence.step(event)
         except ValueError:
             raise UpstreamProtocolError("order") from None
+        out.append(event)
 
 
 def _either(first: Counts | None, second: Counts | None) -> Counts | None:
