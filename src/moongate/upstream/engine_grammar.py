@@ -93,24 +93,30 @@ def object_grammar(tokens: int) -> str:
     shape = next((shape for shape in _SHAPES if shape.tokens() <= tokens), None)
     if shape is None:
         return '%llguidance {}\nstart: "{}"\n'
-    more = shape.pairs - 1
-    rows = f'(", " listing)?\nlisting: key ": [" item (", " item){{0,{shape.items - 1}}} "]"'
-    item = f'item: "{{" pair (", " pair){{0,{shape.item_pairs - 1}}} "}}"\n'
     text = r'/[^"\\\x00-\x1f\x7f]'
-    return (
-        "%llguidance {}\n"
-        f'start: "{{" pairs "}}"\n'
-        f'pairs: pair (", " pair){{0,{more}}} {rows if shape.items else ""}\n'
-        f"{item if shape.items else ''}"
-        'pair: key ": " value\n'
-        'value: text | NUMBER | "true" | "false" | "null"\n'
-        'key: "\\"" name "\\""\n'
-        'text: "\\"" words "\\""\n'
-        f"name[max_tokens={shape.key}]: {text}+/\n"
-        f"words[max_tokens={shape.text}]: {text}*/\n"
-        r"NUMBER: /-?(0|[1-9][0-9]{0,6})(\.[0-9]{1,2})?/"
-        "\n"
-    )
+    rules = [
+        'start: "{" pairs "}"',
+        f"pairs: {_times('pair', shape.pairs)}",
+        'pair: key ": " value',
+        'value: text | NUMBER | "true" | "false" | "null"',
+        r'key: "\"" name "\""',
+        r'text: "\"" words "\""',
+        f"name[max_tokens={shape.key}]: {text}+/",
+        f"words[max_tokens={shape.text}]: {text}*/",
+        r"NUMBER: /-?(0|[1-9][0-9]{0,6})(\.[0-9]{1,2})?/",
+    ]
+    if shape.items:
+        rules[1] += ' (", " listing)?'
+        rules += [
+            f'listing: key ": [" {_times("item", shape.items)} "]"',
+            f'item: "{{" {_times("pair", shape.item_pairs)} "}}"',
+        ]
+    return "\n".join(["%llguidance {}", *rules, ""])
+
+
+def _times(rule: str, most: int) -> str:
+    """``rule`` one to ``most`` times, with commas between."""
+    return f'{rule} (", " {rule}){{0,{most - 1}}}' if most > 1 else rule
 
 
 def gate(schema: Any) -> None:

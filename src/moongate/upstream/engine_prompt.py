@@ -19,6 +19,9 @@ from moongate.core.sealed import Sealed
 CALL_OPENING: Final = "<tool_call>\n"
 CALL_CLOSING: Final = "\n</tool_call>"
 
+_NUDGE: Final = "Answer in plain words with this result."
+"""After a tool's result; without it the small model tends to write code or the call again."""
+
 Pieces = list[int | str]
 """Token ids and plain text in order: what llama.cpp's ``/tokenize`` takes as mixed content."""
 
@@ -85,7 +88,7 @@ def _turn(message: Message) -> tuple[str, str]:
         case "system" | "developer":
             return "system", message.text()
         case "tool":
-            return "user", f"<tool_response>\n{message.text()}\n</tool_response>"
+            return "user", f"<tool_response>\n{message.text()}\n</tool_response>\n{_NUDGE}"
         case "assistant":
             pieces = [message.text(), *(_call_text(call) for call in message.tool_calls)]
             return "assistant", "\n".join(piece for piece in pieces if piece)
