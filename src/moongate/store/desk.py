@@ -53,25 +53,46 @@ class Desk:
         return self._db
 
     def close(self) -> None:
-        """Let the connection go, and with it whatever was not committed."""
+        """Let the connection go; the last one to go folds the log into the file."""
         db, self._db = self._db, None
         if db is not None:
-            db.close()
+            try:
+                db.close()
+            except apsw.Error:
+                # The folding failed. What was committed is in the log, and the next start reads it.
+                return
 
     def commit(self, ops: Sequence[Op]) -> list[Outcome]:
         """One transaction for all of ``ops``: what was held comes free first, then holds."""
         try:
-            db = self.db()
-            db.execute("BEGIN IMMEDIATE")
-            outcomes = _perform(db, ops)
-            db.execute("COMMIT")
+            self._begin()
+            outcomes = _perform(self.db(), ops)
+            self.db().execute("COMMIT")
         except BaseException as error:
-            # A connection that met trouble is not trusted again: the next batch takes a new one.
-            self.close()
+            self._undo()
             if not isinstance(error, apsw.Error):
                 raise
             return [_unavailable(error) for _ in ops]
         return outcomes
+
+    def _begin(self) -> None:
+        try:
+            self.db().execute("BEGIN IMMEDIATE")
+        except apsw.BusyError:
+            raise
+        except apsw.Error:
+            # Nothing can even begin: the next batch tries with a new connection.
+            self.close()
+            raise
+
+    def _undo(self) -> None:
+        # The connection stays: it alone knows that a commit whose sync failed is none, and writes
+        # over it. Were nobody there, the next to come would find that commit whole in the log.
+        try:
+            if self._db is not None and self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except apsw.Error:
+            self.close()
 
     def look_up(self, calls: Sequence[Call]) -> list[Outcome]:
         """Each call's result, read from what is committed."""

@@ -92,7 +92,7 @@ class Lane(Generic[Work]):
         try:
             outcomes = self._run([ticket.work for ticket in batch])
         except Exception as error:  # noqa: BLE001 - a fault of ours must reach the callers, not end the thread
-            outcomes = [RuntimeError(type(error).__name__) for _ in batch]
+            outcomes = [error] * len(batch)
         found: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Outcome]]] = {}
         for ticket, outcome in zip(batch, outcomes, strict=True):
             found.setdefault(ticket.loop, []).append((ticket.future, outcome))

@@ -57,6 +57,9 @@ class SqliteStore:
             raise
         self._writer.start()
         self._reader.start()
+        # Both are open from now on: while one of them is, no log is read as after a crash.
+        await self._writer.do(_nothing)
+        await self._reader.do(_nothing)
 
     async def close(self) -> None:
         await self._reader.close()
@@ -197,3 +200,7 @@ class SqliteStore:
     async def audit(self) -> list[Finding]:
         found: list[Finding] = await self._reader.do(moves.audit)
         return found
+
+
+def _nothing(_db: apsw.Connection) -> None:
+    """A call that only wants a connection."""
