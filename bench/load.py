@@ -18,25 +18,26 @@ from urllib.parse import urlsplit
 import uvloop
 
 BORN = re.compile(rb'"content":"(\d{9,}) "')
+USED = re.compile(rb'"completion_tokens": ?(\d+)')
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 # Tokens of the first two seconds tell about the start, not about the stream.
 WARM_NS = 2_000_000_000
 
 
-def request(url: str, key: str, model: str, *, stream: bool) -> bytes:
+def request(options: argparse.Namespace) -> bytes:
     """The bytes of one chat request."""
-    place = urlsplit(url)
+    place = urlsplit(options.url)
     body = json.dumps(
         {
-            "model": model,
-            "messages": [{"role": "user", "content": "Name three moons."}],
-            "max_completion_tokens": 1024,
-            "stream": stream,
+            "model": options.model,
+            "messages": [{"role": "user", "content": options.prompt}],
+            "max_completion_tokens": options.tokens,
+            "stream": options.kind == "paced",
         }
     ).encode()
     head = (
         f"POST {place.path}/chat/completions HTTP/1.1\r\nhost: {place.netloc}\r\n"
-        f"authorization: Bearer {key}\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {options.key}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -50,6 +51,7 @@ class Client(asyncio.Protocol):
         self.buffer = b""
         self.delays_ns: list[int] = []
         self.faults = 0
+        self.tokens = 0
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -94,6 +96,7 @@ class Small(Client):
         if not head.startswith(b"HTTP/1.1 200"):
             self.faults += 1
         self.delays_ns.append(time.monotonic_ns() - self.began_ns)
+        self.tokens += int((USED.search(body) or [0, 0])[1])
         if time.monotonic() < self.until_s:
             self.start()
         else:
@@ -128,7 +131,7 @@ async def drive(options: argparse.Namespace) -> dict[str, float]:
     """Run one kind of load and sum it up."""
     loop = asyncio.get_running_loop()
     place = urlsplit(options.url)
-    payload = request(options.url, options.key, options.model, stream=options.kind == "paced")
+    payload = request(options)
     Small.until_s = time.monotonic() + options.seconds
     kind = Small if options.kind == "small" else Paced
     clients: list[Client] = []
@@ -146,6 +149,7 @@ async def drive(options: argparse.Namespace) -> dict[str, float]:
         "per_s": round(len(delays) / passed_s, 1),
         "p50_us": round(percentile(delays, 0.50), 1),
         "p99_us": round(percentile(delays, 0.99), 1),
+        "tokens": sum(client.tokens for client in clients),
         "faults": sum(client.faults for client in clients),
     }
 
@@ -159,6 +163,8 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--tokens", type=int, default=1024, help="the most that are asked for")
+    parser.add_argument("--prompt", default="Name three moons.")
     print(json.dumps(uvloop.run(drive(parser.parse_args()))))
 
 

@@ -169,7 +169,9 @@ def moongate(scratch: Path, config: str | None, patience_s: float = 300.0) -> It
         command += ["--config", scratch / "moongate.toml"]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MOONGATE", "MOONSHOT"))}
     began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=clean)
+    log = scratch / "moongate.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, env=clean)
     try:
         url, key = read_start(process, began + patience_s, home)
         ready_s = time.monotonic() - began
@@ -195,7 +197,8 @@ def read_start(process: subprocess.Popen[bytes], until: float, home: Path) -> tu
             stored.write_text(key)
         elif event["event"] == "ready":
             return event["api"], key
-    sys.exit("moongate did not start; its messages stand above")
+    messages = (home.parent / "moongate.log").read_text()
+    sys.exit(f"moongate did not start:\n{messages[-2000:]}")
 
 
 def add_credit(server: Server, usd: int) -> None:
