@@ -1,4 +1,4 @@
-"""Writes the parts of docs/ that the code already knows: the map, the errors, the routes.
+"""Writes the parts of docs/ that the code already knows: map, errors, routes, commands, settings.
 
 Each page keeps what a person wrote above a mark; what follows the mark is made here.
 ``--check`` changes nothing and ends with 1 when a page is behind the code.
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from moongate.cli import reference
 from moongate.core.errors import ROWS, Refused
 from moongate.web.routes import ROUTES
 
@@ -75,7 +76,13 @@ def the_routes() -> Iterator[str]:
         yield f"| {what} | {route.auth} | {route.money} | {route.keeps} |"
 
 
-PAGES = {"map.md": the_map, "errors.md": the_errors, "api.md": the_routes}
+PAGES = {
+    "map.md": the_map,
+    "errors.md": the_errors,
+    "api.md": the_routes,
+    "cli.md": reference.commands,
+    "configuration.md": reference.settings,
+}
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
+from moongate.access.keys import LOCAL_KEY
 from moongate.admin import shapes, statement
 from moongate.admin.fields import Fields, account_id
 from moongate.core.cards import Offer
@@ -29,7 +30,7 @@ _POLICIES: Final[tuple[Literal["standard", "strict", "lenient"], ...]] = (
 _KEY_FIELDS: Final = (
     "name", "account", "expires", "models", "policy", "zero_retention", "admin",
 )  # fmt: skip
-_KINDS: Final = ("cash", "promo")
+_KINDS: Final = ("topup", "trial")
 
 
 class KeyDesk(Protocol):
@@ -162,6 +163,8 @@ class Office:
     async def revoke_key(self, call: Call) -> Answer:
         """End a key at once. One that ended already stays as it is."""
         Fields(call.body, ())
+        if call.id == LOCAL_KEY:
+            raise Refused("conflict", what="This key is the admin socket's own; it has no secret.")
         await self._keys.revoke(call.id)
         row = next((row for row in await self._keys.list() if row.id == call.id), None)
         if row is None:

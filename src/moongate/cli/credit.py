@@ -16,16 +16,16 @@ def command() -> None:
 @command.command(epilog="Example:  moongate credit add acme 25")
 @click.argument("account")
 @click.argument("usd")
-@click.option("--promo", is_flag=True, help="A gift: booked against promotion, not cash.")
+@click.option("--trial", is_flag=True, help="A gift: booked against promotion, not cash.")
 @options.as_json
 @options.place
 def add(
-    *, account: str, usd: str, promo: bool, as_json: bool, home: Path | None, config: Path | None
+    *, account: str, usd: str, trial: bool, as_json: bool, home: Path | None, config: Path | None
 ) -> None:
     """Credit USD dollars to ACCOUNT, which is made when first named."""
     body = {
         "usd": usd.removeprefix("$"),
-        "kind": "promo" if promo else "cash",
+        "kind": "trial" if trial else "topup",
         "tx": f"credit_{uuid4().hex}",
     }
     path = f"/accounts/{options.account_name(account)}/credit"

@@ -40,7 +40,7 @@ def command(*, as_json: bool, home: Path | None, config: Path | None) -> int:
         if settings is not None:
             click.echo(f"\nConfiguration: {origin}\n")
             for line in toml(effective):
-                click.echo(f"  {line}")
+                click.echo(f"  {line}".rstrip())
         click.echo("\nChecks\n")
         _tell(checks)
     if settings is not None:
@@ -55,7 +55,8 @@ def command(*, as_json: bool, home: Path | None, config: Path | None) -> int:
             {"ok": not broken, "from": origin, "configuration": effective, "checks": found}
         )
     else:
-        click.echo(f"\n{broken} broken." if broken else "\nAll is well.")
+        warned = sum(check.state == "warning" for check in checks)
+        click.echo(f"\n{_count(broken, 'failure').capitalize()}, {_count(warned, 'warning')}.")
     return 1 if broken else 0
 
 
@@ -67,6 +68,10 @@ def _tell(checks: list[Check]) -> None:
         screen.show_pair(f"  {mark}  {check.name:<18}", first, indent=26)
         for line in rest:
             screen.show_pair(" " * 26, line.strip())
+
+
+def _count(count: int, word: str) -> str:
+    return f"{count or 'no'} {word}{'s' * (count != 1)}"
 
 
 def toml(tables: dict[str, Any]) -> Iterator[str]:

@@ -101,7 +101,7 @@ def _state(row: dict[str, Any]) -> str:
     """The key's state, and what is special about it."""
     words = [str(row["state"])]
     if row["state"] == "active" and row["expires_ms"] is not None:
-        words = [f"until {screen.day(row['expires_ms'])}"]
+        words = [f"until {screen.day(row['expires_ms'] - 1)}"]
     words += ["admin"] if row["admin"] else []
     words += [row["policy"]] if row["policy"] != POLICIES[0] else []
     words += ["zero retention"] if row["zero_retention"] else []

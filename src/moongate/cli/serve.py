@@ -30,6 +30,7 @@ from moongate.settings import load
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
+    metavar="PORT",
     help="Port to listen on; 0 takes a free one.  [default: 8000]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
+import msgspec
 from msgspec import inspect as kinds
 
 from moongate.settings.secret import Table
@@ -26,7 +27,7 @@ _GIVEN: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
 _SECRETS: Final = ("api_key", "stripe_secret")
 
 
-def fields(table: type[Table]) -> dict[str, kinds.Field]:
+def fields(table: type[msgspec.Struct]) -> dict[str, kinds.Field]:
     """The keys of a table by name, fields that are no keys left out."""
     info = kinds.type_info(table)
     assert isinstance(info, kinds.StructType)

@@ -30,7 +30,8 @@ class Server(Table, frozen=True, kw_only=True):
         float, Meta(ge=0, le=3600, description="seconds that running answers get after SIGTERM")
     ] = 30.0
     hosts: Annotated[
-        tuple[str, ...], Meta(description="allowed Host names; empty allows any on loopback")
+        tuple[str, ...],
+        Meta(description="allowed Host names; empty allows any, which suits loopback alone"),
     ] = ()
     metrics: Annotated[
         Literal["loopback", "key", "off"],
