@@ -38,7 +38,7 @@ def make_upstreams(settings: Settings, home: Home, announce: Announce) -> dict[s
             own, projector = settings.embedded.model, settings.embedded.projector
             upstreams[table.name] = EmbeddedUpstream(
                 table.name,
-                home=home.models,
+                home=home.path,
                 model=home.path / own if own else None,
                 projector=home.path / projector if projector else None,
                 slots=settings.embedded.slots,
