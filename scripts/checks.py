@@ -18,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 NODE = ROOT / "tests" / "node"
+# Where all tests find the embedded model, so that it is fetched once.
+MODELS = Path(os.environ.get("MOONGATE_MODEL_CACHE") or ROOT / ".cache")
 PARTS = ("format", "lint", "types", "node", "engine", "tests")
 # A closing line of pytest -q: "3 passed, 1 skipped in 0.12s", "no tests ran in 0.01s".
 CLOSING = re.compile(r"^(\x1b\[[0-9;]*m)*(\d+ \w+|no tests ran).* in [\d.]+s")
@@ -32,7 +34,8 @@ def say(text: str) -> None:
 
 def environment() -> dict[str, str]:
     """Our environment without what would change the tests' meaning."""
-    return {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+    kept = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+    return {**kept, "MOONGATE_MODEL_CACHE": str(MODELS)}
 
 
 def step(name: str, command: list[str | Path], cwd: Path = ROOT) -> str:
@@ -63,6 +66,19 @@ def prepare_node() -> str:
         return "could not run (npm could not install the SDK; is there a network?)"
     stamp.write_text(lock)
     return result
+
+
+def prepare_engine() -> str:
+    """Fetch the embedded model's file where it is not yet, whole and by its hash."""
+    say("== engine: the embedded model's file")
+    code = (
+        "import asyncio, sys, pathlib; from moongate.upstream.engine_model import fetch\n"
+        "from moongate.core.errors import ConfigurationError\n"
+        "try: asyncio.run(fetch(pathlib.Path(sys.argv[1]) / 'models'))\n"
+        "except ConfigurationError as error: sys.exit(str(error))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, MODELS], env=environment(), check=False)
+    return "ok" if done.returncode == 0 else "could not run (its model file is not there)"
 
 
 def run_pytest(arguments: list[str]) -> tuple[int, str]:
@@ -124,6 +140,7 @@ def main() -> int:
         "lint": lambda: step("lint", [BIN / "ruff", "check", "--quiet", "."]),
         "types": lambda: step("types", [BIN / "mypy"]),
         "node": prepare_node,
+        "engine": prepare_engine,
     }
     results = {name: run() for name, run in parts.items() if name not in options.without}
     code, closing = 0, ""

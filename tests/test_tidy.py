@@ -78,6 +78,7 @@ CASES = [
     (kit.no_floats, in_src("ledger/x.py", "x = 0.1"), in_src("ledger/x.py", "x = 1 // 3")),
     (kit.no_floats, in_src("ledger/x.py", "float(y)"), in_src("store/x.py", "p = home / 'db'")),
     (kit.no_floats, in_src("ledger/x.py", "x = a / b"), in_src("ledger/x.py", "x = a * b")),
+    (kit.no_floats, in_src("ledger/x.py", "FEE = 0.5"), in_src("ledger/x.py", "WAIT_S = 0.5")),
     (
         kit.reasons,
         in_src("a.py", f"import x  # {QA}: F401\n"),
@@ -87,6 +88,11 @@ CASES = [
         kit.reasons,
         in_src("a.py", f"x = y  # {TYPE}[misc]\n"),
         in_src("a.py", f"x = y  # {TYPE}[misc]  # the stub is wrong\n"),
+    ),
+    (
+        kit.broad_excepts,
+        in_src("a.py", "try:\n    f()\n\nexcept BaseException:\n    g()\n"),
+        in_src("a.py", "try:\n    f()\n\nexcept BaseException:\n    g()\n    raise\n"),
     ),
     (
         kit.broad_excepts,
