@@ -101,6 +101,11 @@ class EmbeddedUpstream:
         return self._process.pid if self._process else None
 
     @property
+    def up(self) -> bool:
+        """Whether the engine serves now."""
+        return self._process is not None and self._process.up
+
+    @property
     def slots_busy(self) -> int:
         """How many answers are being made now."""
         return self._slots.busy
@@ -149,8 +154,9 @@ class EmbeddedUpstream:
 
     async def close(self) -> None:
         self._slots.close()
-        if self._client is not None:
-            await self._client.close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
         if self._process is not None:
             await self._process.close()
 

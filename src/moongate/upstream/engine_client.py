@@ -97,19 +97,13 @@ class EngineClient:
     async def _post(
         self, path: str, body: dict[str, Any], total_s: float | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        await self._process.ready()
         try:
-            answer = await self._session.post(
-                self._process.address + path,
-                data=msgspec.json.encode(body),
-                headers={
-                    "Authorization": f"Bearer {self._process.api_key}",
-                    "Content-Type": "application/json",
-                },
-                timeout=aiohttp.ClientTimeout(
-                    total=total_s, sock_connect=_CONNECT_S, sock_read=_SILENCE_S
-                ),
-            )
+            try:
+                answer = await self._send(path, body, total_s)
+            except aiohttp.ClientConnectorError:
+                # A crash that nobody noticed yet: nothing was sent, the next child may take it.
+                await self._process.refused()
+                answer = await self._send(path, body, total_s)
         except TimeoutError:
             raise UpstreamTimeout("engine_silent") from None
         except (aiohttp.ClientError, OSError):
@@ -122,6 +116,22 @@ class EngineClient:
             yield answer
         finally:
             answer.close()
+
+    async def _send(
+        self, path: str, body: dict[str, Any], total_s: float | None
+    ) -> aiohttp.ClientResponse:
+        await self._process.ready()
+        return await self._session.post(
+            self._process.address + path,
+            data=msgspec.json.encode(body),
+            headers={
+                "Authorization": f"Bearer {self._process.api_key}",
+                "Content-Type": "application/json",
+            },
+            timeout=aiohttp.ClientTimeout(
+                total=total_s, sock_connect=_CONNECT_S, sock_read=_SILENCE_S
+            ),
+        )
 
 
 async def _bytes(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:

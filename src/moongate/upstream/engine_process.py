@@ -28,6 +28,7 @@ _BACKOFF_S: Final = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 _CALM_S: Final = 60.0
 """Seconds of service after which the next crash counts as the first."""
 _STOP_S: Final = 3.0
+_NOTICE_S: Final = 1.0
 
 _SENTENCES: Final = {
     "libgomp": "libgomp.so.1 is missing, which the embedded engine links. "
@@ -62,6 +63,7 @@ class EngineProcess:
         self._up = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._closed = False
         self.address = ""
         self.api_key = secrets.token_urlsafe(32)
         self.restarts = 0
@@ -83,14 +85,26 @@ class EngineProcess:
 
     async def ready(self) -> None:
         """Wait for a short time until it serves. Raises UpstreamDown."""
+        if self._closed:
+            raise UpstreamDown("closed")
         if not self._up.is_set():
             try:
                 await asyncio.wait_for(self._up.wait(), READY_WAIT_S)
             except TimeoutError:
                 raise UpstreamDown("engine_restarting", retry_after_s=5) from None
 
+    async def refused(self) -> None:
+        """Nobody listens at the address: wait for a moment until the child is seen to be gone."""
+        child = self._child
+        if child is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(child.wait(), _NOTICE_S)
+                if self._child is child:
+                    self._up.clear()
+
     async def close(self) -> None:
         """End the child; kill it when it does not go."""
+        self._closed = True
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
