@@ -100,6 +100,31 @@ def test_content_is_never_null():
     assert message == {"role": "assistant", "content": ""}
 
 
+def test_reasoning_that_is_empty_is_not_absent():
+    answer = Answer((Choice(0, "x", "", (), "stop"),))
+    message = json.loads(CODEC.write_answer(answer, HEAD, BILL))["choices"][0]["message"]
+    assert message["reasoning_content"] == ""
+
+
+@pytest.mark.parametrize("head", [HEAD, USAGE_HEAD])
+def test_an_sdk_gathers_our_stream(head):
+    from openai.lib.streaming.chat import ChatCompletionStreamState
+    from openai.types.chat import ChatCompletionChunk
+
+    writer = CODEC.writer(head)
+    events = [Thinking("Hm"), Text("a"), ToolCall(0, "i0", "f"), ToolCall(1, "i1", "g")]
+    sent = writer.write([*events, ToolArgs(1, "{}"), ToolArgs(0, '{"x":'), ToolArgs(0, "1}")])
+    sent += writer.end([Finished("tool_calls")], BILL)
+    state = ChatCompletionStreamState()
+    for frame in sent.decode().split("\n\n")[:-2]:
+        state.handle_chunk(ChatCompletionChunk.model_validate_json(frame[6:]))
+    choice = state.get_final_completion().choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "a")
+    assert choice.message.reasoning_content == "Hm"
+    calls = [(call.id, call.function.arguments) for call in choice.message.tool_calls or ()]
+    assert calls == [("i0", '{"x":1}'), ("i1", "{}")]
+
+
 def test_an_empty_answer_still_opens_with_its_role():
     sent = CODEC.writer(HEAD).end([Finished("stop")], BILL)
     assert check_stream(sent, include_usage=False)["choices"][0]["content"] == ""

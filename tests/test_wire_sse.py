@@ -70,6 +70,10 @@ def test_a_torn_crlf_is_one_line_end():
     assert events.feed(b"\n\r") == [b"a"]
     assert events.feed(b"\ndata: b\r\n\r\n") == [b"b"]
 
+    events = Events()
+    assert events.feed(b"data: a\r") == []
+    assert events.feed(b"\ndata: b\r\n\r\n") == [b"a\nb"]
+
 
 def test_an_unfinished_event_is_told_at_the_close():
     events = Events()
