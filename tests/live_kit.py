@@ -28,6 +28,7 @@ class Live:
     home: Path
     process: subprocess.Popen[str] = field(repr=False)
     events: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    reader: threading.Thread | None = field(repr=False, default=None)
 
     def cli(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command beside the server; returns what it printed."""
@@ -67,14 +68,24 @@ def start(home: Path, *, config: Path | None = None, key: str = "") -> Live:
     else:
         raise AssertionError(f"the server ended with {process.wait()}: {live.events}")
     # Go on reading, so that the pipe never fills.
-    threading.Thread(target=_collect, args=(live,), daemon=True).start()
+    live.reader = threading.Thread(target=_collect, args=(live,), daemon=True)
+    live.reader.start()
     return live
 
 
 def _collect(live: Live) -> None:
     assert live.process.stdout is not None
-    for line in live.process.stdout:
-        live.events.append(json.loads(line))
+    with live.process.stdout as lines:
+        for line in lines:
+            live.events.append(json.loads(line))
+
+
+def kill(live: Live) -> None:
+    """SIGKILL; returns when the process is gone."""
+    live.process.kill()
+    live.process.wait(20)
+    assert live.reader is not None
+    live.reader.join(20)
 
 
 def stop(live: Live) -> int:
@@ -86,8 +97,8 @@ def stop(live: Live) -> int:
         live.process.kill()
         raise
     finally:
-        if live.process.stdout is not None:
-            live.process.stdout.close()
+        assert live.reader is not None
+        live.reader.join(20)
 
 
 @contextlib.contextmanager
@@ -99,8 +110,6 @@ def running(home: Path, *, config: Path | None = None) -> Iterator[Live]:
     finally:
         if live.process.poll() is None:
             stop(live)
-        elif live.process.stdout is not None:
-            live.process.stdout.close()
 
 
 @contextlib.contextmanager
