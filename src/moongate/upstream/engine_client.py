@@ -97,12 +97,14 @@ class EngineClient:
     async def _post(
         self, path: str, body: dict[str, Any], total_s: float | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        # A crash that nobody noticed yet: what can do no harm twice goes to the next child.
+        harmless = aiohttp.ClientConnectorError if total_s is None else aiohttp.ClientError
         try:
             try:
                 answer = await self._send(path, body, total_s)
-            except aiohttp.ClientConnectorError:
-                # A crash that nobody noticed yet: nothing was sent, the next child may take it.
-                await self._process.refused()
+            except (aiohttp.ClientError, OSError) as error:
+                if not isinstance(error, harmless) or not await self._process.gone():
+                    raise
                 answer = await self._send(path, body, total_s)
         except TimeoutError:
             raise UpstreamTimeout("engine_silent") from None

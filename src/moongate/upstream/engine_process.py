@@ -93,14 +93,18 @@ class EngineProcess:
             except TimeoutError:
                 raise UpstreamDown("engine_restarting", retry_after_s=5) from None
 
-    async def refused(self) -> None:
-        """Nobody listens at the address: wait for a moment until the child is seen to be gone."""
+    async def gone(self) -> bool:
+        """Whether the child is gone; waits for a moment until a crash can be seen."""
         child = self._child
-        if child is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(child.wait(), _NOTICE_S)
-                if self._child is child:
-                    self._up.clear()
+        if child is None:
+            return True
+        try:
+            await asyncio.wait_for(child.wait(), _NOTICE_S)
+        except TimeoutError:
+            return False
+        if self._child is child:
+            self._up.clear()
+        return True
 
     async def close(self) -> None:
         """End the child; kill it when it does not go."""
