@@ -27,8 +27,8 @@ find_python() {
     for python; do
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
     done
-    found=$("$1" --version 2>/dev/null || echo "no $1")
-    die "Python 3.11 or newer is needed; found: $found." \
+    found=$("$1" --version 2>/dev/null | head -n 1)
+    die "Python 3.11 or newer is needed; found: ${found:-none}." \
         "Install it, or name one: PYTHON=/path/to/python3.11 $0"
 }
 
@@ -84,7 +84,7 @@ pip_install() { # PIP-ARGUMENT...
         say "the packages could not be installed. pip says:"
         hint="Tried with $("$venv/bin/python" --version) on $(uname -sm)."
     fi
-    tail -n 4 "$venv/pip.err" >&2
+    tail -n 2 "$venv/pip.err" >&2
     die "$hint"
 }
 
