@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final
 
 import aiohttp
@@ -25,19 +25,18 @@ from moongate.core.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
 )
-from moongate.core.events import Event, Failed, Started
+from moongate.core.events import Event, Failed
 from moongate.core.ports import Ask, Codec, Probe
 from moongate.core.request import Request
 from moongate.core.sealed import Sealed
 from moongate.upstream import looks
+from moongate.upstream.line import Line, short_body
 from moongate.upstream.quirks import HttpKind, dropped_names, shape
 from moongate.upstream.refusals import BODY_BYTES_MAX, refusal
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ROOM_TIMEOUT_S: Final = 2.0
 QUEUE_MAX: Final = 64
-REFUSAL_TIMEOUT_S: Final = 5.0
-LINGER_S: Final = 0.25
 # uvicorn, under vLLM and SGLang, closes idle connections after 5 s; a POST must not race that.
 KEEPALIVE_S: Final = 4.0
 REPLY_BYTES_MIN: Final = 8 * 2**20
@@ -140,20 +139,31 @@ class HttpUpstream:
         )
 
     async def stream(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
-        """Ask, and yield what each read brought. Closing it aborts the connection at once."""
+        """Ask, and yield what each read brought. Closing it breaks the connection at once."""
         body = shape(self._codec.write_request(ask.request), ask, self.kind, self._forward)
         deadline_s = asyncio.get_running_loop().time() + self._first_token_timeout_s
         async with self._admitted():
             response = await self._send(ask.id, msgspec.json.encode(body), deadline_s)
+            line = Line(response, deadline_s, _reply_bytes_max(ask))
             try:
-                await self._accept(response)
-                async with aclosing(
-                    self._read(response, _reply_bytes_max(ask), deadline_s)
-                ) as batches:
-                    async for events in batches:
+                await _accept(response)
+                reader = self._codec.reader()
+                yield reader.open()
+                tail = b""
+                while data := await line.read():
+                    if events := reader.feed(data):
+                        line.heard(self._idle_timeout_s)
                         yield events
+                        if isinstance(events[-1], Failed):
+                            return
+                    tail = tail[-_TAIL_BYTES:] + data[-_TAIL_BYTES:]
+                    if b"[DONE]" in tail and _END.search(tail):
+                        await line.linger()
+                        break
+                if events := reader.close():
+                    yield events
             finally:
-                _abort(response)
+                line.drop()
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncGenerator[None, None]:
@@ -202,92 +212,18 @@ class HttpUpstream:
         except TimeoutError:
             raise UpstreamTimeout("first_token") from None
 
-    async def _accept(self, response: aiohttp.ClientResponse) -> None:
-        """Return when the head promises an event stream; else raise what it stands for."""
-        if not 200 <= response.status < 300:
-            raise refusal(response.status, response.headers, await _refusal_body(response))
-        if response.content_type != "text/event-stream":
-            raise UpstreamProtocolError("not_a_stream")
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise UpstreamProtocolError("compressed")
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, bytes_max: int, deadline_s: float
-    ) -> AsyncGenerator[list[Event], None]:
-        """Batches of events until the end mark, a Failed, or the end of the stream."""
-        loop = asyncio.get_running_loop()
-        reader = self._codec.reader()
-        yield reader.open()
-        spoke = False
-        received = 0
-        tail = b""
-        while True:
-            silence = "idle" if spoke else "first_token"
-            data = await _next(response, deadline_s, silence)
-            if not data:
-                break
-            received += len(data)
-            if received > bytes_max:
-                raise UpstreamProtocolError("too_large")
-            events = reader.feed(data)
-            spoke = spoke or any(not isinstance(event, Started) for event in events)
-            if events:
-                yield events
-                if spoke:
-                    deadline_s = loop.time() + self._idle_timeout_s
-            if any(isinstance(event, Failed) for event in events):
-                return
-            tail = (tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
-            if _END.search(tail):
-                await _linger(response)
-                break
-        last = reader.close()
-        if last:
-            yield last
+async def _accept(response: aiohttp.ClientResponse) -> None:
+    """Return when the head promises an event stream; else raise what it stands for."""
+    if not 200 <= response.status < 300:
+        body = await short_body(response, BODY_BYTES_MAX)
+        raise refusal(response.status, response.headers, body)
+    if response.content_type != "text/event-stream":
+        raise UpstreamProtocolError("not_a_stream")
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UpstreamProtocolError("compressed")
 
 
 def _reply_bytes_max(ask: Ask) -> int:
     choices = ask.request.sampling.n or 1
     return REPLY_BYTES_MIN + ask.output_tokens_max * choices * REPLY_BYTES_PER_TOKEN
-
-
-async def _next(response: aiohttp.ClientResponse, deadline_s: float, silence: str) -> bytes:
-    """The next bytes, empty at the end. Raises when it stays silent or the line is cut."""
-    try:
-        async with asyncio.timeout_at(deadline_s):
-            return await response.content.readany()
-    except aiohttp.ClientError:
-        raise UpstreamProtocolError("cut") from None
-    except TimeoutError:
-        raise UpstreamTimeout(silence) from None
-
-
-async def _linger(response: aiohttp.ClientResponse) -> None:
-    """After the end mark: a moment for the reply to end, so that its connection is kept."""
-    try:
-        async with asyncio.timeout(LINGER_S):
-            await response.content.readany()
-    except (aiohttp.ClientError, TimeoutError):
-        return  # the answer is whole; only the connection is lost
-
-
-async def _refusal_body(response: aiohttp.ClientResponse) -> bytes:
-    """At most 64 KiB of an error body; what came in time where the rest does not."""
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(REFUSAL_TIMEOUT_S):
-            while size < BODY_BYTES_MAX and (piece := await response.content.readany()):
-                pieces.append(piece)
-                size += len(piece)
-    except (aiohttp.ClientError, TimeoutError):
-        pass  # the status speaks for itself
-    return b"".join(pieces)[:BODY_BYTES_MAX]
-
-
-def _abort(response: aiohttp.ClientResponse) -> None:
-    """Drop the connection without draining it; one that was read to its end lives on."""
-    connection = response.connection
-    if connection is not None and connection.transport is not None:
-        connection.transport.abort()
-    response.close()

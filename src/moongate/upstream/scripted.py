@@ -158,10 +158,12 @@ class ScriptedServer:
         self.streams_open += 1
         try:
             return await self._answer(request, body, turn, len(self.requests))
-        except (asyncio.CancelledError, ConnectionError):
-            if self._runner is not None:
-                self.disconnects.append(time.monotonic())
+        except asyncio.CancelledError:
+            self._left()
             raise
+        except ConnectionError:
+            self._left()
+            return web.Response()
         finally:
             self.streams_open -= 1
 
@@ -233,6 +235,11 @@ class ScriptedServer:
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
             calls_before=calls_before(body),
         )
+
+    def _left(self) -> None:
+        """A client is gone; those that we drop while closing do not count."""
+        if self._runner is not None:
+            self.disconnects.append(time.monotonic())
 
     def _note(self, request: web.Request, body: Any) -> None:
         headers = {name.lower(): value for name, value in request.headers.items()}
