@@ -164,9 +164,14 @@ class Book:
             task.exception()  # its caller may be gone; the row's lease is what remains
 
     async def _reserve(self, row: HoldRow) -> bool:
-        won = await self._store.hold(row)
-        if won:
-            self.live.add(row.id)
+        # Ours before it is there: a sweep that comes between must not take it for a dead one's.
+        self.live.add(row.id)
+        won = False
+        try:
+            won = await self._store.hold(row)
+        finally:
+            if not won:
+                self.live.discard(row.id)
         return won
 
     async def _give_back(self, task: asyncio.Task[bool], row: HoldRow, price: PriceRow) -> None:

@@ -59,13 +59,15 @@ class Sweep:
             if due:
                 expire_at_s = loop.time() + self._expire_s
             try:
-                await self.renew()
+                # One reading of the clock for both, lest it jumps between them.
+                at_ms = self._clock.now_ms()
+                await self.renew(at_ms)
                 if due:
-                    await self.expire()
+                    await self.expire(at_ms)
             except LedgerUnavailable as error:
                 self._report("ledger_unavailable", kind=error.kind)
 
-    async def renew(self) -> int:
+    async def renew(self, at_ms: int) -> int:
         """Extend the leases of the book's open holds in one write; returns how many.
 
         Raises LedgerUnavailable.
@@ -73,14 +75,14 @@ class Sweep:
         ids = list(self._book.live)
         if not ids:
             return 0
-        return await self._store.renew(ids, self._clock.now_ms())
+        return await self._store.renew(ids, at_ms)
 
-    async def expire(self) -> int:
+    async def expire(self, at_ms: int) -> int:
         """Resolve holds that were not renewed for lease and grace; returns how many.
 
         Raises LedgerUnavailable.
         """
-        ids = await self._store.expire(self._clock.now_ms(), self._grace_s)
+        ids = await self._store.expire(at_ms, self._grace_s)
         if ids:
             self._book.live.difference_update(ids)
             self._report("holds_expired", count=len(ids), kind="lapsed")

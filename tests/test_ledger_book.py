@@ -1,0 +1,251 @@
+"""The book: what is held, what is charged and forgiven, and that it happens once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moongate.core.errors import LedgerUnavailable, Refused
+from moongate.core.money import Bill, Counts, Price, Usage, charge
+from moongate.core.ports import ManualClock, Settlement, Store
+from moongate.core.rows import HoldRow, PriceRow
+from moongate.ledger.book import Book, Told, weigh
+from moongate.store.memory import MemoryStore
+from store_kit import ENGINES, KIMI, balance, furnish, make_store, opened
+
+TOKENS = st.integers(0, 10**7)
+USAGES = st.builds(Usage, TOKENS, TOKENS, TOKENS, st.integers(0, 50))
+PRICES = st.builds(Price, *[st.integers(0, 10**6)] * 4)
+START = 1_000_000
+TOLD = Told(
+    "scripted",
+    created_ms=123,
+    streamed=True,
+    counts=Counts(prompt=150, completion=30, cached=50),
+    first_token_ms=12,
+    duration_ms=34,
+)
+
+
+class Desk:
+    """A store with a price and a wallet, and a book on it."""
+
+    def __init__(self, store: Store, price: PriceRow) -> None:
+        self.store, self.price, self.clock = store, price, ManualClock()
+        self.book = Book(store, self.clock, "us")
+
+    async def hold(self, nanos: int = 600_000, id: str = "h1", account: str = "acme") -> HoldRow:
+        return await self.book.hold(
+            id=id,
+            key="key_1",
+            account=account,
+            model="kimi-k2.5",
+            amount_nanos=nanos,
+            price=self.price,
+        )
+
+
+@pytest.fixture(params=ENGINES)
+async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with opened(make_store(request.param, tmp_path)) as store:
+        it = Desk(store, await furnish(store, START))
+        yield it
+        await it.book.drain()
+        assert await store.audit() == []
+
+
+@given(USAGES, PRICES, st.integers(0, 10**15))
+def test_charge_and_forgiven_are_the_price_and_never_above_the_hold(
+    usage: Usage, price: Price, held: int
+) -> None:
+    charged, forgiven = weigh(usage, price, held)
+    assert charged + forgiven == charge(usage, price)
+    assert 0 <= charged <= held
+    assert forgiven >= 0
+    assert forgiven == 0 or charged == held
+
+
+@given(USAGES, PRICES)
+def test_classes_are_disjoint_and_sum(usage: Usage, price: Price) -> None:
+    assert usage.input + usage.cache_read + usage.output == usage.total
+    whole = weigh(usage, price, 10**30)[0]
+    parts = (
+        Usage(input=usage.input),
+        Usage(cache_read=usage.cache_read),
+        Usage(output=usage.output),
+        Usage(searches=usage.searches),
+    )
+    assert whole == sum(weigh(part, price, 10**30)[0] for part in parts)
+    # A remark about the output is never billed beside it.
+    remarked = Usage(
+        usage.input, usage.cache_read, usage.output, usage.searches, reasoning=usage.output
+    )
+    assert weigh(remarked, price, 10**30)[0] == whole
+
+
+def test_a_million_small_ones_cost_what_a_big_one_costs() -> None:
+    for one, million in (
+        (Usage(input=1), Usage(input=10**6)),
+        (Usage(cache_read=1), Usage(cache_read=10**6)),
+        (Usage(output=1), Usage(output=10**6)),
+    ):
+        total = 0
+        for _ in range(10**6 // 4):
+            total += weigh(one, KIMI, 10**9)[0]
+        assert total * 4 == weigh(million, KIMI, 10**12)[0]
+
+
+def test_the_worked_example() -> None:
+    usage = Usage(input=50_000, cache_read=150_000, output=2_000)
+    assert weigh(usage, Price(480, 100, 2_000), 10**12) == (43_000_000, 0)
+
+
+async def test_settle_books_what_it_returns(desk: Desk) -> None:
+    hold = await desk.hold()
+    assert desk.book.live == {"h1"}
+    assert await balance(desk.store) == (START, 600_000)
+    desk.clock.advance(2)
+    usage = Usage(100, 50, 30, reasoning=5)
+    bill = await desk.book.settle(hold, desk.price, "done", usage, TOLD)
+    row = await desk.store.usage_row("h1")
+    assert row is not None
+    assert bill == Bill(row.usage, row.charge_nanos) == Bill(usage, 113_000)
+    assert desk.book.live == set()
+    assert await balance(desk.store) == (START - 113_000, 0)
+    assert (row.upstream_prompt, row.upstream_completion, row.upstream_cached) == (150, 30, 50)
+    assert (row.created_ms, row.first_token_ms, row.duration_ms) == (123, 12, 34)
+    assert (row.streamed, row.status, row.outcome) == (True, 200, "done")
+    assert row.ended_ms == desk.clock.now_ms()
+
+
+async def test_beyond_the_hold_is_forgiven(desk: Desk) -> None:
+    hold = await desk.hold(10_000)
+    bill = await desk.book.settle(hold, desk.price, "done", Usage(output=7), TOLD)
+    row = await desk.store.usage_row("h1")
+    assert row is not None
+    assert (bill.cost_nanos, row.charge_nanos, row.forgiven_nanos) == (10_000, 10_000, 4_000)
+    assert bill.usage.output == 7
+
+
+async def test_settling_again_returns_the_first_bill(desk: Desk) -> None:
+    hold = await desk.hold()
+    first = await desk.book.settle(hold, desk.price, "done", Usage(output=10), TOLD)
+    again = await desk.book.settle(hold, desk.price, "done", Usage(output=99), TOLD)
+    await desk.book.void(hold, desk.price, "gateway_error", Usage(), TOLD)
+    assert first == again
+    assert await balance(desk.store) == (START - 20_000, 0)
+    assert len(await desk.store.usage()) == 1
+
+
+async def test_void_costs_nothing_and_forgives_the_work(desk: Desk) -> None:
+    hold = await desk.hold()
+    await desk.book.void(hold, desk.price, "upstream_error", Usage(input=10), TOLD)
+    row = await desk.store.usage_row("h1")
+    assert row is not None
+    assert (row.charge_nanos, row.forgiven_nanos, row.outcome) == (0, 4_800, "upstream_error")
+    assert await balance(desk.store) == (START, 0)
+    assert desk.book.live == set()
+
+
+async def test_a_hold_that_was_resolved_otherwise_says_so(desk: Desk) -> None:
+    for id in ("h1", "h2"):
+        await desk.hold(1_000, id)
+    holds = {row.id: row for row in await desk.store.open_holds()}
+    await desk.store.expire(desk.clock.now_ms() + 10**9, 0)
+    for hold in holds.values():
+        with pytest.raises(LedgerUnavailable, match="resolved"):
+            await desk.book.settle(hold, desk.price, "done", Usage(output=1), TOLD)
+    assert await balance(desk.store) == (START, 0)
+
+
+@pytest.mark.parametrize(("account", "nanos"), [("acme", START + 1), ("nobody", 0), ("cash", 0)])
+async def test_who_cannot_pay_is_refused(desk: Desk, account: str, nanos: int) -> None:
+    with pytest.raises(Refused) as refused:
+        await desk.hold(nanos, account=account)
+    assert (refused.value.status, refused.value.code) == (402, "insufficient_quota")
+    assert desk.book.live == set()
+    assert await desk.store.open_holds() == []
+
+
+async def test_another_price_than_the_pinned_one_is_a_mistake(desk: Desk) -> None:
+    hold = await desk.hold()
+    later = await desk.store.price_add(PriceRow(0, "kimi-k2.5", Price(0, 0, 0), 9))
+    with pytest.raises(ValueError, match="pinned"):
+        await desk.book.settle(hold, later, "done", Usage(), TOLD)
+    bill = await desk.book.settle(hold, desk.price, "done", Usage(output=1), TOLD)
+    assert bill.cost_nanos == 2_000
+
+
+async def test_a_caller_who_leaves_while_holding_leaves_nothing_held(desk: Desk) -> None:
+    for waits in range(4):
+        task = asyncio.create_task(desk.hold(1_000, f"h{waits}"))
+        for _ in range(waits):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await desk.book.drain()
+        assert await balance(desk.store) == (START, 0)
+        assert desk.book.live == set()
+    assert {row.outcome for row in await desk.store.usage()} == {"client_left"}
+
+
+async def test_a_caller_who_leaves_while_settling_is_charged_all_the_same(desk: Desk) -> None:
+    hold = await desk.hold()
+    task = asyncio.create_task(
+        desk.book.settle(hold, desk.price, "client_left", Usage(output=10), TOLD)
+    )
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await desk.book.drain()
+    assert await balance(desk.store) == (START - 20_000, 0)
+
+
+async def test_a_store_in_trouble_holds_and_charges_nothing() -> None:
+    store = MemoryStore()
+    desk = Desk(store, await furnish(store, START))
+    hold = await desk.hold()
+    store.trouble = "full"
+    moves: tuple[Any, ...] = (
+        desk.hold(5, "h2"),
+        desk.book.settle(hold, desk.price, "done", Usage(output=1), TOLD),
+        desk.book.void(hold, desk.price, "gateway_error", Usage(), TOLD),
+    )
+    for move in moves:
+        with pytest.raises(LedgerUnavailable, match="full"):
+            await move
+    store.trouble = None
+    # It is not renewed any more, so it expires unless somebody tries again.
+    assert desk.book.live == set()
+    assert (await desk.book.settle(hold, desk.price, "done", Usage(output=1), TOLD)).cost_nanos
+    assert await store.audit() == []
+
+
+async def test_an_answer_lost_after_the_commit_is_charged_once() -> None:
+    """The outcome of a commit is unknown to the caller; trying again finds it done."""
+
+    class Forgetful(MemoryStore):
+        async def settle(self, settlement: Settlement) -> bool:
+            if await super().settle(settlement):
+                raise LedgerUnavailable("io")
+            return False
+
+    store = Forgetful()
+    desk = Desk(store, await furnish(store, START))
+    hold = await desk.hold()
+    usage = Usage(output=10)
+    with pytest.raises(LedgerUnavailable):
+        await desk.book.settle(hold, desk.price, "done", usage, TOLD)
+    assert await desk.book.settle(hold, desk.price, "done", usage, TOLD) == Bill(usage, 20_000)
+    assert await balance(store) == (START - 20_000, 0)
+    assert await store.audit() == []
+
+
+def test_what_the_book_shows_of_itself() -> None:
+    assert repr(Book(MemoryStore(), ManualClock(), "us")) == "Book(0 open)"

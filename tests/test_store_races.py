@@ -1,0 +1,114 @@
+"""Many who want the same money at once: exactly as many win as can be paid."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from moongate.core.money import Usage, charge
+from moongate.core.rows import AccountRow
+from moongate.store.sqlite import SqliteStore
+from store_kit import KIMI, a_hold, an_end, balance, furnish, in_threads, make_store, opened
+
+TRIES, AFFORDABLE, AMOUNT = 320, 10, 7
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "memory"])
+async def test_tasks_race_for_ten_holds(engine: str, tmp_path: Path) -> None:
+    rounds = 10
+    async with opened(make_store(engine, tmp_path)) as store:
+        for n in range(rounds):
+            await furnish(store, AFFORDABLE * AMOUNT + AMOUNT - 1, f"a{n}")
+            rows = [a_hold(f"{n}-{k}", AMOUNT, f"a{n}") for k in range(TRIES)]
+            won = await asyncio.gather(*map(store.hold, rows))
+            assert sum(won) == AFFORDABLE
+            assert len(won) == TRIES
+            assert (await balance(store, f"a{n}"))[1] == AFFORDABLE * AMOUNT
+        assert len(await store.open_holds()) == rounds * AFFORDABLE
+        assert await store.audit() == []
+
+
+def test_threads_and_connections_race_for_ten_holds(tmp_path: Path) -> None:
+    """16 threads, each with an event loop; every fourth shares one of four stores on one file."""
+    file = tmp_path / "moongate.db"
+    rounds, threads = 10, 16
+
+    async def prepare() -> None:
+        async with opened(SqliteStore(file)) as store:
+            for n in range(rounds):
+                await furnish(store, AFFORDABLE * AMOUNT + AMOUNT - 1, f"a{n}")
+            assert await store.account_create(AccountRow("cap", "budget", 0, 0, 10**6, 1))
+
+    async def race(thread: int) -> list[int]:
+        won = [0] * rounds
+        async with opened(SqliteStore(file, lock=False)) as store:
+            for n in range(rounds):
+                for k in range(TRIES // threads // 4):
+                    rows = [
+                        a_hold(f"{n}-{thread}-{k}-{i}", AMOUNT, f"a{n}", legs=("cap",))
+                        for i in range(4)
+                    ]
+                    won[n] += sum(await asyncio.gather(*map(store.hold, rows)))
+        return won
+
+    async def look() -> None:
+        async with opened(SqliteStore(file)) as store:
+            assert len(await store.open_holds()) == rounds * AFFORDABLE
+            assert await balance(store, "cap") == (0, rounds * AFFORDABLE * AMOUNT)
+            assert await store.audit() == []
+
+    asyncio.run(prepare())
+    wins = in_threads(threads, race)
+    assert [sum(column) for column in zip(*wins, strict=True)] == [AFFORDABLE] * rounds
+    asyncio.run(look())
+
+
+async def test_settle_and_expire_race_for_one_hold(tmp_path: Path) -> None:
+    """Whoever comes first resolves it; the others change nothing."""
+    async with opened(SqliteStore(tmp_path / "a.db")) as store:
+        await furnish(store, 10**9)
+        late = 10**13
+        for n in range(60):
+            hold = a_hold(f"h{n}", 50_000)
+            assert await store.hold(hold)
+            ends = [an_end(hold, Usage(output=k)) for k in (1, 2)]
+            moves = [store.settle(ends[0]), store.expire(late, 0), store.settle(ends[1])]
+            if n % 2:
+                moves.reverse()
+            answers = await asyncio.gather(*moves)
+            wins = [answer is True or answer == [hold.id] for answer in answers]
+            assert sum(wins) == 1
+            assert len(await store.usage()) == n + 1
+        assert (await balance(store))[1] == 0
+        assert await store.audit() == []
+
+
+async def test_exactly_to_the_nano(tmp_path: Path) -> None:
+    """Random usages through the store: what the ledger says less big-integer sums is zero."""
+    import random
+
+    rng = random.Random(20260127)
+    count, due = 3_000, 0
+    async with opened(SqliteStore(tmp_path / "a.db")) as store:
+        await furnish(store, 4 * 10**18 - 1)
+        ends = []
+        for n in range(count):
+            top = 10 ** rng.randrange(7)
+            usage = Usage(*(rng.randrange(top) for _ in range(3)), rng.randrange(3))
+            due += (
+                usage.input * 480
+                + usage.cache_read * 100
+                + usage.output * 2_000
+                + usage.searches * 5_000_000
+            )
+            ends.append(an_end(a_hold(f"h{n}", charge(usage, KIMI)), usage))
+        holds = [a_hold(end.row.hold, end.row.charge_nanos) for end in ends]
+        assert all(await asyncio.gather(*map(store.hold, holds)))
+        assert all(await asyncio.gather(*map(store.settle, ends)))
+        posted, held = await balance(store)
+        difference = (4 * 10**18 - 1 - posted) - due
+        print(f"{count} usages, ledger less reference: {difference} nano-dollars")
+        assert (difference, held) == (0, 0)
+        assert (await balance(store, "revenue"))[0] == due
+        assert sum(row.charge_nanos for row in await store.usage()) == due
+        assert await store.audit() == []
