@@ -13,6 +13,7 @@ from moongate.cli import options, screen
 from moongate.cli.checks import Check, look_around
 from moongate.core.errors import ConfigurationError
 
+_INDENT = 28
 _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "broken": ("FAIL", "red")}
 
 
@@ -65,9 +66,9 @@ def _tell(checks: list[Check]) -> None:
         word, colour = _MARKS[check.state]
         mark = click.style(word, fg=colour) if screen.colours() else word
         first, *rest = check.detail.splitlines()
-        screen.show_pair(f"  {mark}  {check.name:<18}", first, indent=26)
+        screen.show_pair(f"  {mark}  {check.name:<19} ", first, indent=_INDENT)
         for line in rest:
-            screen.show_pair(" " * 26, line.strip())
+            screen.show_pair(" " * _INDENT, line.strip())
 
 
 def _count(count: int, word: str) -> str:
