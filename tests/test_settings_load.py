@@ -45,66 +45,69 @@ def test_a_moonshot_key_in_the_environment_chooses_moonshot_and_claims_no_policy
     assert load(None, {"MOONSHOT_API_KEY": ""}).upstreams[0].kind == "embedded"
 
 
+WHOLE = """
+[server]
+host = "0.0.0.0"
+port = 9000
+workers = 2
+body_bytes_max = 2048
+drain_s = 5
+hosts = ["api.example.org"]
+metrics = "off"
+[store]
+url = "postgresql://me:pw@db/moongate"
+[rates]
+redis_url = "redis://host:6379/0"
+[[upstreams]]
+name = "moonshot"
+kind = "moonshot"
+base_url = "https://api.moonshot.ai/v1/"
+api_key_env = "K"
+data_policy = "contract"
+region = "global"
+concurrency_max = 3
+first_token_timeout_s = 2.5
+idle_timeout_s = 1
+[upstreams.agreement]
+title = "T"
+effective = "2026-02-10"
+statements = ["s"]
+document = "ask us"
+[[models]]
+id = "kimi-k2.5"
+tokenizer = "tok/tiktoken.model"
+targets = [{ upstream = "moonshot", model = "kimi-k2.5" }]
+[search]
+engine = "tavily"
+base_url = "https://x"
+api_key_env = "K"
+data_policy = "contract"
+[privacy]
+require = "contract"
+[operator]
+name = "O"
+contact = "c"
+url = "u"
+[embedded]
+model = "m.gguf"
+projector = "p.gguf"
+slots = 2
+[media]
+fetch = false
+[ledger]
+hold_first = 1
+hold_step = 2
+hold_low = 1
+crash_settlement = "checkpoint"
+[topups]
+stripe_secret_env = "K"
+"""
+
+
 def test_the_example_of_every_table_is_read(tmp_path):
     settings = read(
         tmp_path,
-        """
-        [server]
-        host = "0.0.0.0"
-        port = 9000
-        workers = 2
-        body_bytes_max = 2048
-        drain_s = 5
-        hosts = ["api.example.org"]
-        metrics = "off"
-        [store]
-        url = "postgresql://me:pw@db/moongate"
-        [rates]
-        redis_url = "redis://host:6379/0"
-        [[upstreams]]
-        name = "moonshot"
-        kind = "moonshot"
-        base_url = "https://api.moonshot.ai/v1/"
-        api_key_env = "K"
-        data_policy = "contract"
-        region = "global"
-        concurrency_max = 3
-        first_token_timeout_s = 2.5
-        idle_timeout_s = 1
-        [upstreams.agreement]
-        title = "T"
-        effective = "2026-02-10"
-        statements = ["s"]
-        document = "ask us"
-        [[models]]
-        id = "kimi-k2.5"
-        tokenizer = "tok/tiktoken.model"
-        targets = [{ upstream = "moonshot", model = "kimi-k2.5" }]
-        [search]
-        engine = "tavily"
-        base_url = "https://x"
-        api_key_env = "K"
-        data_policy = "contract"
-        [privacy]
-        require = "contract"
-        [operator]
-        name = "O"
-        contact = "c"
-        url = "u"
-        [embedded]
-        model = "m.gguf"
-        projector = "p.gguf"
-        slots = 2
-        [media]
-        fetch = false
-        [ledger]
-        hold_first = 1
-        hold_step = 2
-        hold_low = 1
-        crash_settlement = "checkpoint"
-        [topups]
-        stripe_secret_env = "K"
-        """,
+        WHOLE,
         {"K": " sk-secret\n"},
     )
     (up,) = settings.upstreams
