@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from moongate.core.cards import Ability, Offer
 from moongate.core.errors import Refused
 from moongate.core.request import ImagePart, Request, VideoPart
-from moongate.wire.chat.rules import Policy
-from moongate.wire.chat.rules import check as check_model
+from moongate.route import policy as model_policy
+from moongate.route.policy import Policy
 
 
 def check(request: Request, offer: Offer, policy: Policy) -> tuple[Request, tuple[str, ...]]:
@@ -25,7 +25,7 @@ def check(request: Request, offer: Offer, policy: Policy) -> tuple[Request, tupl
         # An upstream must never fetch an address that a client names.
         if not url[:5].lower().startswith("data:"):
             raise Refused("image_url_not_allowed", at)
-    return check_model(request, sampling=offer.card.sampling, policy=policy)
+    return model_policy.check(request, sampling=offer.card.sampling, policy=policy)
 
 
 def _asked(request: Request) -> Iterator[tuple[Ability, str]]:

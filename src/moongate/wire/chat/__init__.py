@@ -1,6 +1,6 @@
 """OpenAI Chat Completions as Kimi speaks it: the platform's native tongue.
 
-``ChatCodec`` is the whole of it for the rest; ``rules.check`` is one model's policy over a request,
+``ChatCodec`` is the whole of it for the rest;
 ``fault_of`` reads an upstream's error object. Wire facts are those of Moonshot's API documentation,
 OpenAI's API reference, and the servers of vLLM, SGLang and llama.cpp.
 """
@@ -19,7 +19,6 @@ from moongate.wire.chat.chunks import ChatWriter
 from moongate.wire.chat.counts import read_counts
 from moongate.wire.chat.faults import fault_of
 from moongate.wire.chat.read import read_request
-from moongate.wire.chat.rules import Policy, check
 from moongate.wire.chat.stream import ChatReader
 from moongate.wire.chat.write import write_request
 
@@ -27,8 +26,6 @@ __all__ = [
     "ChatCodec",
     "ChatReader",
     "ChatWriter",
-    "Policy",
-    "check",
     "fault_of",
     "read_counts",
 ]

@@ -12,7 +12,6 @@ import msgspec
 from moongate.core.cards import Fixed
 from moongate.core.errors import Refused, safe_name
 from moongate.core.request import Request
-from moongate.wire import fields
 
 Policy = Literal["standard", "strict", "lenient"]
 
@@ -48,7 +47,7 @@ def check(
     if policy != "lenient":
         name, value = next(iter(wrong.items()))
         sentence = f"invalid {name}: only {value:g} is allowed for this model"
-        raise fields.refusal("invalid_value", name, sentence)
+        raise Refused("invalid_value", name, what=sentence)
     kept = msgspec.structs.replace(request.sampling, **dict.fromkeys(wrong))
     return msgspec.structs.replace(request, sampling=kept), tuple(wrong)
 
@@ -76,4 +75,4 @@ def _check_choice(request: Request, *, thinking: bool) -> None:
         return
     word = "required" if choice.mode == "required" else "specified"
     sentence = f"tool_choice '{word}' is incompatible with thinking enabled"
-    raise fields.refusal("invalid_value", "tool_choice", sentence)
+    raise Refused("invalid_value", "tool_choice", what=sentence)

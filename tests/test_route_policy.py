@@ -7,7 +7,8 @@ import pytest
 from moongate.core.cards import Fixed
 from moongate.core.errors import Refused
 from moongate.core.request import Request
-from moongate.wire.chat import ChatCodec, check
+from moongate.route.policy import check
+from moongate.wire.chat import ChatCodec
 
 NO = "c4n4ry"
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
