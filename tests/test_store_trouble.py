@@ -266,4 +266,4 @@ async def test_one_commit_serves_everybody_who_waited(disk: Disk, tmp_path: Path
         disk.syncs = count  # type: ignore[assignment]
         assert all(await asyncio.gather(*(store.hold(a_hold(f"h{n}", 1)) for n in range(400))))
     print(f"400 holds, {syncs} syncs")
-    assert syncs <= 20
+    assert 1 <= syncs <= 20

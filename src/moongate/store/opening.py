@@ -101,11 +101,13 @@ def prepare(path: Path, vfs: str | None = None) -> None:
     try:
         db = apsw.Connection(str(path), apsw.SQLITE_OPEN_READWRITE, vfs)
         try:
+            # Closing folds no log in: a file that is refused stays as it was found.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             _check(db, path)
-            _migrate(db)
+            if _migrate(db):
+                _sync_folder(path.parent)
         finally:
             db.close()
-        _sync_folder(path.parent)
     except (apsw.NotADBError, apsw.CorruptError):
         raise _damaged(path) from None
     except apsw.Error as error:
@@ -123,8 +125,7 @@ def _damaged(path: Path) -> ConfigurationError:
 
 
 def _check(db: apsw.Connection, path: Path) -> None:
-    """Look, and change nothing: not even the write-ahead log may be folded in by closing."""
-    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    """Look, and change nothing."""
     db.set_busy_timeout(BUSY_TIMEOUT_MS)
     if db.readonly("main"):
         raise ConfigurationError(
@@ -147,22 +148,23 @@ def _check(db: apsw.Connection, path: Path) -> None:
     small = path.stat().st_size <= CHECK_BYTES_MAX
     if small and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise _damaged(path)
-    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
 
 
-def _migrate(db: apsw.Connection) -> None:
+def _migrate(db: apsw.Connection) -> bool:
+    """Bring the file up to the newest version; False when it was."""
     db.pragma("journal_mode", "WAL")
     db.pragma("synchronous", "FULL")
     version = db.pragma("user_version")
     pending = {number: text for number, text in read_migrations().items() if number > version}
     if not pending:
-        return
+        return False
     db.execute("BEGIN IMMEDIATE")
     for text in pending.values():
         db.execute(text)
     db.pragma("application_id", APPLICATION_ID)
     db.pragma("user_version", max(pending))
     db.execute("COMMIT")
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
