@@ -109,7 +109,7 @@ def test_the_stand_in_is_told_on_its_card(say):
     assert "window       8,192 tokens" in card
     assert "is not Kimi" in card
     assert "$0.48 input, $0.10 cached, $2.00 output per million tokens" in card
-    assert "1T total, 32B per token, out 2026-01-27" in card
+    assert "1T total, 32B active per token, out 2026-01-27" in card
     (row,) = json.loads(done(say("models", "--json")))["data"]
     assert row["architecture"]["context_length"] == 262_144
 

@@ -155,7 +155,7 @@ def _chunks(pieces: Iterator[bytes]) -> Iterator[dict[str, Any]]:
 
 def _thinking(text: str, end: str = "") -> None:
     if text:
-        click.secho(text + end, err=True, nl=False, dim=sys.stderr.isatty())
+        click.secho(text + end, err=True, nl=False, dim=screen.colours(err=True))
         sys.stderr.flush()
 
 
@@ -173,6 +173,6 @@ def _cost(usage: dict[str, Any] | None, finish: str | None, answer: dict[str, An
     served = answer.get("model", "")
     mark = answer.get("system_fingerprint")
     parts.append(f"{served} ({mark})" if mark else served)
-    click.secho(", ".join(parts), err=True, dim=sys.stderr.isatty())
+    click.secho(", ".join(parts), err=True, dim=screen.colours(err=True))
     if finish == "length":
         click.echo("The answer was cut: its token limit was reached.", err=True)

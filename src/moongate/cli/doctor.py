@@ -37,12 +37,12 @@ def command(*, as_json: bool, home: Path | None, config: Path | None) -> int:
         checks.append(Check("configuration", "broken", str(error)))
         settings = None
     if not as_json:
-        click.echo(f"Moongate {__version__}")
+        click.echo(f"Moongate {__version__}\n")
         if settings is not None:
-            click.echo(f"\nConfiguration: {origin}\n")
+            click.echo(f"Configuration: {origin}\n")
             for line in toml(effective):
                 click.echo(f"  {line}".rstrip())
-        click.echo("\nChecks\n")
+        click.echo("Checks\n")
         _tell(checks)
     if settings is not None:
         for check in look_around(desk, settings, running=desk.running):

@@ -51,4 +51,5 @@ def _built(built: dict[str, Any]) -> str:
     total, active = built.get("parameters_total"), built.get("parameters_active")
     if not total or not active:
         return ""
-    return f"{built.get('type', 'parameters')}, {total} total, {active}, out {built['released']}"
+    kind = built.get("type", "parameters")
+    return f"{kind}, {total} total, {active} active per token, out {built['released']}"

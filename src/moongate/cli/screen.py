@@ -35,8 +35,8 @@ def show_table(
 ) -> None:
     """A table without lines; with ``foot`` the last row is set off as the total."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify=justify, overflow="fold")
+    for at, (name, justify) in enumerate(columns):
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=at == 0)
     listed = [list(row) for row in rows]
     for at, row in enumerate(listed):
         table.add_row(*row, style="bold" if foot and at == len(listed) - 1 else None)
@@ -75,9 +75,10 @@ def show_pair(name: str, text: str, *, indent: int | None = None) -> None:
         click.echo((name if at == 0 else " " * width) + line)
 
 
-def colours() -> bool:
-    """Whether stdout is a terminal that wants colours."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+def colours(*, err: bool = False) -> bool:
+    """Whether stdout, or stderr, is a terminal that wants colours."""
+    stream = sys.stderr if err else sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def show_note(text: str) -> None:

@@ -79,7 +79,7 @@ def _table(found: dict[str, Any], *, each: bool) -> None:
     columns += [("USD", "right")]
     rows = []
     for row in found["data"]:
-        cells = [row["ended"][:19].replace("T", " ") if each else row["day"]]
+        cells = [row["ended"][:16].replace("T", " ") if each else row["day"]]
         cells += [row["account"]] if several else []
         cells += [row["key_name"] or row["key"], row["model"]]
         cells += [row["outcome"]] if each else [screen.tokens(row["requests"])]
