@@ -246,7 +246,8 @@ class Application:
         for card in self.settings.cards():
             for target in card.targets:
                 models = found[target.upstream].models
-                if models is not None and target.model not in models:
+                named = self.upstreams[target.upstream].kind != "embedded"
+                if named and models is not None and target.model not in models:
                     self._note(
                         f"Upstream {target.upstream} does not list {target.model}: requests for "
                         f"{card.id} will fail there. Point its target at a model that it lists, "
