@@ -63,12 +63,16 @@ class Lane(Generic[Work]):
         return await ticket.future
 
     async def close(self) -> None:
-        """Finish what is queued, then end the thread. A second call waits for the same end."""
+        """Finish what is queued, then end the thread. A second call waits for the same end.
+
+        A lane that was never started ends at once.
+        """
         with self._gate:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
 
     def _loop(self) -> None:
         closing = False
