@@ -189,12 +189,12 @@ class Books(RuleBasedStateMachine):
     def wait_and_expire(self, seconds: int) -> None:
         self.now_ms += seconds * 1000
         gone = self.lapse([id for id, (_, at) in self.open.items() if at + 180_000 <= self.now_ms])
-        assert sorted(self.both("expire", self.now_ms, 120)) == gone  # type: ignore[arg-type]
+        assert sorted(self.both("expire", self.now_ms, 120)) == gone
 
     @rule()
     def expire_orphans(self) -> None:
         gone = self.lapse([id for id, (row, _) in self.open.items() if row.owner != "us"])
-        assert sorted(self.both("expire_orphans", "us", self.now_ms)) == gone  # type: ignore[arg-type]
+        assert sorted(self.both("expire_orphans", "us", self.now_ms)) == gone
 
     def lapse(self, ids: list[str]) -> list[str]:
         for id in ids:
@@ -213,14 +213,14 @@ class Books(RuleBasedStateMachine):
         if not self.prices:
             return
         assert self.both("audit") == []
-        for row in self.both("accounts"):  # type: ignore[attr-defined]
+        for row in self.both("accounts"):
             assert row.posted_nanos == self.posted[row.id]
             assert row.held_nanos == (self.held(row.id) if row.id in self.limit else 0)
             assert row.kind != "wallet" or row.available_nanos >= 0
-        assert {row.id for row in self.both("open_holds")} == self.open.keys()  # type: ignore[attr-defined]
+        assert {row.id for row in self.both("open_holds")} == self.open.keys()
         used = {
             row.hold: (row.outcome, row.charge_nanos, row.forgiven_nanos)
-            for row in self.both("usage")  # type: ignore[attr-defined]
+            for row in self.both("usage")
         }
         assert used == self.used
 
