@@ -262,8 +262,8 @@ async def test_one_commit_serves_everybody_who_waited(disk: Disk, tmp_path: Path
 
     async with opened(SqliteStore(tmp_path / "a.db", vfs=disk.name)) as store:
         await furnish(store, 10**9)
-        disk.meet = lambda trouble: trouble() if trouble is not None else None  # type: ignore[method-assign]
-        disk.syncs = count  # type: ignore[assignment]
+        disk.meet = lambda trouble: trouble() if trouble is not None else None
+        disk.syncs = count
         assert all(await asyncio.gather(*(store.hold(a_hold(f"h{n}", 1)) for n in range(400))))
     print(f"400 holds, {syncs} syncs")
     assert 1 <= syncs <= 20
