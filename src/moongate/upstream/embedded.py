@@ -53,6 +53,21 @@ class _Plan(Sealed, frozen=True):
     output_tokens_max: int
 
 
+TEMPERATURE: Final = 0.2
+"""The engine's own: Kimi's fixed values are checked where requests come in, and are far too hot
+for a model of this size."""
+_FREE_TEXT: Final = {
+    # A model of this size falls into loops and lists without end; llama.cpp's DRY sampler makes a
+    # sequence that repeats ever less likely. Structured output must be free to repeat itself.
+    "repeat_penalty": 1.1,
+    "repeat_last_n": 512,
+    "dry_multiplier": 0.8,
+    "dry_allowed_length": 2,
+    "dry_penalty_last_n": 1024,
+    "dry_sequence_breakers": ["<none>"],
+}
+
+
 class EmbeddedUpstream:
     """llama.cpp in a child process. ``home``: the folder below which ``models`` is kept.
 
@@ -239,10 +254,8 @@ class EmbeddedUpstream:
             "return_progress": True,
             "stream_options": {"include_usage": True},
             "cache_prompt": True,
-            # The engine's own: Kimi's fixed values are checked where requests come in, and are
-            # far too hot for a model of this size.
-            "temperature": 0.2,
-            "repeat_penalty": 1.05 if text else 1.0,
+            **(_FREE_TEXT if text else {"repeat_penalty": 1.0}),
+            "temperature": TEMPERATURE,
         }
         if text and request.sampling.stop:
             body["stop"] = list(request.sampling.stop)
