@@ -63,6 +63,7 @@ class Gateway:
         metrics: Metrics,
         tenant_secret: bytes,
         require: DataPolicy = "none",
+        unretained: frozenset[str] = frozenset(),
     ) -> None:
         self.keys, self.catalog, self.limits, self.book = keys, catalog, limits, book
         self.health, self.upstreams, self.clock = health, upstreams, clock
@@ -70,6 +71,7 @@ class Gateway:
         self.pulse = Pulse()
         self._tenant_secret = tenant_secret
         self._require: DataPolicy = require
+        self._unretained = unretained
         self._visits: set[Visit] = set()
 
     async def handle(self, codec: Codec, visit: Visit) -> None:
@@ -119,8 +121,9 @@ class Gateway:
         if principal.models and offer.card.id not in principal.models:
             raise Refused("insufficient_permissions", "model", thing="model")
         request, left_out = rules.check(request, offer, principal.policy)
-        require = plan.stricter(self._require, "contract" if principal.zero_retention else "none")
-        steps = plan.order(offer.card.targets, self.facts, self.health.alive, require)
+        allowed = self._unretained if principal.zero_retention else self.upstreams.keys()
+        targets = [target for target in offer.card.targets if target.upstream in allowed]
+        steps = plan.order(targets, self.facts, self.health.alive, self._require)
         first = steps[0].target
         asked = request.output_tokens_max
         cap = min(asked or offer.output_tokens_default, offer.window)
@@ -137,10 +140,8 @@ class Gateway:
         if asked is not None and asked > cap:
             headers["x-moongate-clamped"] = "max_completion_tokens"
         delivery = self._delivery(codec, visit, request, offer, headers)
-        clock = self.clock
-        return Job(
-            principal, offer, steps, ask, delivery, headers, clock.monotonic_s(), clock.now_ms()
-        )
+        now = (self.clock.monotonic_s(), self.clock.now_ms())
+        return Job(principal, offer, steps, ask, delivery, headers, *now)
 
     def _delivery(
         self, codec: Codec, visit: Visit, request: Request, offer: Offer, headers: dict[str, str]

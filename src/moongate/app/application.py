@@ -6,6 +6,7 @@ nothing about a request.
 
 import asyncio
 import os
+import socket
 from collections.abc import Mapping
 from typing import Final
 
@@ -92,6 +93,7 @@ class Application:
             metrics=self.metrics,
             tenant_secret=derive(pepper, "tenant"),
             require=settings.privacy.require,
+            unretained=frozenset(u.name for u in settings.upstreams if u.keeps_nothing()),
         )
         self.office = Office(
             store=self.store,
@@ -108,12 +110,18 @@ class Application:
 
     async def start(self) -> None:
         """Open the store, seed it, start the upstreams, listen. Raises ConfigurationError."""
+        listening = self._reserve_port()
+        try:
+            await self._start(listening)
+        except BaseException:
+            listening.close()
+            raise
+
+    async def _start(self, listening: socket.socket) -> None:
         await self.store.open()
         await self.sweep.recover()
         await self._seed_prices()
         local = await self.keys.ensure_local()
-        for upstream in self.upstreams.values():
-            await upstream.start()
         handlers = Handlers(
             gateway=self.gateway,
             codec=ChatCodec(),
@@ -124,13 +132,19 @@ class Application:
             draining=lambda: self.draining,
         ).table()
         server = self.settings.server
-        door = Door(
-            handlers, self.keys, self.clock, self.log, hosts=server.hosts, metrics=server.metrics
-        )
-        await self._listen(door)
+        # First the admin socket, so that commands work while a model is fetched or loaded.
         await self._listen_admin(
             Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local)
         )
+        for upstream in self.upstreams.values():
+            await upstream.start()
+        door = Door(
+            handlers, self.keys, self.clock, self.log, hosts=server.hosts, metrics=server.metrics
+        )
+        try:
+            await web.SockSite(await self._runner(door), listening, backlog=1024).start()
+        except OSError as error:
+            raise ConfigurationError(cannot_listen(server.host, self.port, error)) from None
         await self._first_key()
         self._chores = [
             asyncio.create_task(self.sweep.run()),
@@ -190,20 +204,24 @@ class Application:
         row, secret = await self.keys.create(account=DEFAULT_ACCOUNT, name="first")
         self.announce({"event": "key", "account": row.account, "id": row.id, "key": secret})
 
-    async def _listen(self, door: Door) -> None:
+    def _reserve_port(self) -> socket.socket:
+        """Bind before anything slow, so that a taken port is said at once."""
         server = self.settings.server
-        runner = await self._runner(door)
+        family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+        listening = socket.socket(family)
         try:
-            site = web.TCPSite(runner, server.host, server.port, backlog=1024)
-            await site.start()
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((server.host, server.port))
         except OSError as error:
+            listening.close()
             raise ConfigurationError(cannot_listen(server.host, server.port, error)) from None
-        self.port = runner.addresses[0][1]
+        self.port = listening.getsockname()[1]
         if not server.hosts and server.host not in _LOOPBACK:
             self._note(
                 f"Listening on {server.host} with any Host name: name the ones that you serve "
                 "in server.hosts, and put TLS in front."
             )
+        return listening
 
     async def _listen_admin(self, door: Door) -> None:
         """Serve the admin socket: mode 0600, so only this user's commands reach it."""

@@ -43,11 +43,6 @@ def order(
     return tuple(steps)
 
 
-def stricter(a: DataPolicy, b: DataPolicy) -> DataPolicy:
-    """The more demanding of two data policies."""
-    return a if _RANK[a] >= _RANK[b] else b
-
-
 def after(error: UpstreamError, steps: Sequence[Step], tried: int) -> tuple[Step, float] | None:
     """What to try after ``error`` before any byte was forwarded: a step and a wait in seconds.
 

@@ -12,6 +12,8 @@ from moongate.settings.secret import LATER, Secret, Table
 Kind = Literal["moonshot", "vllm", "sglang", "openai", "embedded"]
 POLICY_RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
 """How much a data policy promises; more is better."""
+_NOT_KEPT: Final = ("not retained", "no retention", "zero retention", "never retained")
+"""An agreement with one of these among its statements promises that nothing is kept."""
 
 
 class Agreement(Table, frozen=True, kw_only=True):
@@ -54,6 +56,16 @@ class Upstream(Table, frozen=True, kw_only=True):
         Agreement | None, Meta(description="the agreement that makes it a contract")
     ] = None
     api_key: Secret | None = None
+
+    def keeps_nothing(self) -> bool:
+        """Whether keys that demand zero retention may be served here.
+
+        That takes a machine of the operator's own, or a contract that says so.
+        """
+        if self.data_policy == "contract" and self.agreement is not None:
+            said = " ".join(self.agreement.statements).lower()
+            return any(words in said for words in _NOT_KEPT)
+        return self.data_policy == "self-hosted"
 
 
 class PriceTable(Table, frozen=True, kw_only=True):
