@@ -23,8 +23,7 @@ async def path(tmp_path: Path) -> Path:
     file = tmp_path / "moongate.db"
     async with opened(SqliteStore(file)) as store:
         await furnish(store, 1_000_000)
-        for n in range(300):
-            assert await store.hold(a_hold(f"h{n}", 10))
+        assert all(await asyncio.gather(*(store.hold(a_hold(f"h{n}", 10)) for n in range(300))))
     return file
 
 
@@ -162,6 +161,23 @@ TROUBLES: dict[str, tuple[str, Callable[[], Exception]]] = {
     "read_only": ("writes", lambda: apsw.ReadOnlyError("read-only")),
     "io": ("syncs", lambda: apsw.IOError("fsync failed")),
 }
+
+
+@pytest.mark.parametrize("after", [0, 5])
+@pytest.mark.parametrize("kind", TROUBLES)
+async def test_trouble_with_the_disk_at_the_first_start(
+    kind: str, after: int, disk: Disk, tmp_path: Path
+) -> None:
+    where, trouble = TROUBLES[kind]
+    setattr(disk, where, trouble)
+    disk.after = after if where == "writes" else 0
+    file = tmp_path / "a.db"
+    with pytest.raises(ConfigurationError, match=r"cannot be used.*disk is full"):
+        await SqliteStore(file, vfs=disk.name).open()
+    disk.mend()
+    async with opened(SqliteStore(file)) as store:  # the lock is free, nothing is half made
+        await furnish(store, 5)
+        assert await store.audit() == []
 
 
 @pytest.mark.parametrize("kind", TROUBLES)

@@ -13,6 +13,7 @@ from typing import Any
 
 import apsw
 
+from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.ports import Settlement
 from moongate.core.rows import (
     AccountRow,
@@ -57,9 +58,16 @@ class SqliteStore:
             raise
         self._writer.start()
         self._reader.start()
-        # Both are open from now on: while one of them is, no log is read as after a crash.
-        await self._writer.do(_nothing)
-        await self._reader.do(_nothing)
+        try:
+            # Both are open from now on: while one of them is, no log is read as after a crash.
+            await self._writer.do(_nothing)
+            await self._reader.do(_nothing)
+        except LedgerUnavailable as error:
+            await self.close()
+            raise ConfigurationError(
+                f"The store {self._path} cannot be used ({error.kind}). "
+                "See whether its disk is full, read-only or failing."
+            ) from None
 
     async def close(self) -> None:
         await self._reader.close()
