@@ -32,7 +32,10 @@ class Delivery(Protocol):
 class Whole:
     """The unstreamed answer: a fold, sent in one piece."""
 
-    def __init__(self, codec: Codec, head: Head, reply: Reply, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, codec: Codec, head: Head, reply: Reply, headers: Mapping[str, str], clock: Clock
+    ) -> None:
+        del clock  # only a stream can be silent
         self._codec, self._head, self._reply, self._headers = codec, head, reply, headers
         self._fold = Fold()
         self.status = 200

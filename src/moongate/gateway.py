@@ -18,7 +18,7 @@ import msgspec
 
 from moongate.access.keys import Keys, Principal, tenant_tag
 from moongate.access.limits import Limits
-from moongate.core.cards import DataPolicy, Facts, Offer
+from moongate.core.cards import DataPolicy, Facts
 from moongate.core.errors import (
     LedgerUnavailable,
     Refused,
@@ -32,7 +32,7 @@ from moongate.core.money import Bill, charge
 from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
 from moongate.core.request import Request
 from moongate.core.rows import HoldRow, Outcome
-from moongate.delivery import Delivery, Pulse, Streamed, Whole, refuse
+from moongate.delivery import Pulse, Streamed, Whole, refuse
 from moongate.ledger.book import Book, Told
 from moongate.log import Log
 from moongate.metrics import Metrics
@@ -139,21 +139,14 @@ class Gateway:
             headers["x-moongate-dropped"] = ",".join(dropped)
         if asked is not None and asked > cap:
             headers["x-moongate-clamped"] = "max_completion_tokens"
-        delivery = self._delivery(codec, visit, request, offer, headers)
         now = (self.clock.monotonic_s(), self.clock.now_ms())
-        return Job(principal, offer, steps, ask, delivery, headers, *now)
-
-    def _delivery(
-        self, codec: Codec, visit: Visit, request: Request, offer: Offer, headers: dict[str, str]
-    ) -> Delivery:
-        created_s = self.clock.now_ms() // 1000
         head = Head(
-            f"chatcmpl-{visit.id[-24:]}", created_s, offer.card.id, offer.fingerprint,
+            f"chatcmpl-{visit.id[-24:]}", now[1] // 1000, offer.card.id, offer.fingerprint,
             request.include_usage,
         )  # fmt: skip
-        if request.stream:
-            return Streamed(codec, head, visit.reply, headers, self.clock)
-        return Whole(codec, head, visit.reply, headers)
+        form = Streamed if request.stream else Whole
+        delivery = form(codec, head, visit.reply, headers, self.clock)
+        return Job(principal, offer, steps, ask, delivery, headers, *now)
 
     async def _serve(self, visit: Visit, job: Job) -> None:
         """Hold, ask, pass on, book, tell the end. Its task is cancelled by Visit.end alone."""

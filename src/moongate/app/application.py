@@ -168,6 +168,7 @@ class Application:
 
     async def close(self) -> None:
         """Release everything; safe after a start that failed half-way."""
+        self.gateway.stop()
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
