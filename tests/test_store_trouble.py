@@ -257,6 +257,11 @@ async def test_a_closed_store_is_unavailable(path: Path) -> None:
             await look
 
 
+async def test_closing_what_was_never_opened_is_harmless(tmp_path: Path) -> None:
+    await SqliteStore(tmp_path / "a.db").close()
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_what_is_queued_is_done_before_the_end(path: Path) -> None:
     store = SqliteStore(path)
     await store.open()
