@@ -72,7 +72,6 @@ class Lane(Generic[Work]):
                 self._closed = True
                 self._queue.put(None)
         if self._thread.ident is not None:
-            if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 
     def _loop(self) -> None:
