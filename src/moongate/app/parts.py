@@ -1,6 +1,7 @@
 """The parts that the settings name: the store and the upstreams, built and not started."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from moongate.core.errors import ConfigurationError
 from moongate.core.ports import Store, Upstream
@@ -39,8 +40,8 @@ def make_upstreams(settings: Settings, home: Home, announce: Announce) -> dict[s
             upstreams[table.name] = EmbeddedUpstream(
                 table.name,
                 home=home.path,
-                model=home.path / own if own else None,
-                projector=home.path / projector if projector else None,
+                model=Path(own) if own else None,
+                projector=Path(projector) if projector else None,
                 slots=settings.embedded.slots,
                 progress=progress,
             )
