@@ -176,6 +176,7 @@ class Application:
             await runner.cleanup()
         for upstream in self.upstreams.values():
             await upstream.close()
+        await self.book.drain()
         if self._doors:
             self.home.socket.unlink(missing_ok=True)
         await self.store.close()
