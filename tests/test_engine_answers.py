@@ -35,8 +35,8 @@ async def test_it_says_what_it_is(engine):
 
 
 async def test_it_answers_and_counts_exactly(engine):
-    asked = request("What is the capital of France?")
-    heard = await ask(engine, asked)
+    asked = request("What is the capital of France?", extra={"seed": 1})
+    heard = await ask(engine, asked, cap=400)
     assert "Paris" in heard.choice.text
     assert heard.choice.reason == "stop"
     assert heard.choice.thinking == ""
