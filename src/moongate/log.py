@@ -6,12 +6,13 @@ Library loggers are reduced to the logger's name and an exception's type: their 
 hold a request's bytes.
 """
 
-import json
 import logging
 import re
 import sys
 import time
 from typing import Final, TextIO
+
+import msgspec
 
 FIELDS: Final = {
     "account": "the account's id",
@@ -44,6 +45,8 @@ FIELDS: Final = {
 
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:/\[\]-]{1,128}")
 
+_encode: Final = msgspec.json.Encoder().encode
+
 Scalar = str | int | bool | None
 
 
@@ -52,6 +55,7 @@ class Log:
 
     def __init__(self, stream: TextIO | None = None, *, as_json: bool | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._second = (0, "")
         self._json = not self._stream.isatty() if as_json is None else as_json
 
     def event(self, name: str, /, **fields: Scalar) -> None:
@@ -62,14 +66,14 @@ class Log:
             if value is None:
                 continue
             clean[key] = value if not isinstance(value, str) or _WORD.fullmatch(value) else "?"
-        now = time.time()
-        stamp = (
-            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
-        )
+        second, ms = divmod(time.time_ns() // 1_000_000, 1000)
+        if second != self._second[0]:
+            self._second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+        stamp = self._second[1]
         if self._json:
-            line = json.dumps({"time": stamp, "event": name, **clean}, separators=(",", ":"))
+            line = _encode({"time": f"{stamp}.{ms:03d}Z", "event": name, **clean}).decode()
         else:
-            line = f"{stamp[11:19]} {name} " + " ".join(f"{k}={v}" for k, v in clean.items())
+            line = f"{stamp[11:]} {name} " + " ".join(f"{k}={v}" for k, v in clean.items())
         try:
             self._stream.write(line + "\n")
             self._stream.flush()

@@ -14,25 +14,25 @@ from moongate.core.sealed import Sealed
 Reason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-class Started(Sealed, frozen=True):
+class Started(Sealed, frozen=True, gc=False):
     """The upstream accepted the request (a 2xx head); no token yet."""
 
 
-class Thinking(Sealed, frozen=True):
+class Thinking(Sealed, frozen=True, gc=False):
     """A piece of reasoning."""
 
     text: str
     choice: int = 0
 
 
-class Text(Sealed, frozen=True):
+class Text(Sealed, frozen=True, gc=False):
     """A piece of the answer's content."""
 
     text: str
     choice: int = 0
 
 
-class ToolCall(Sealed, frozen=True):
+class ToolCall(Sealed, frozen=True, gc=False):
     """A tool call begins: its index, id and name, once."""
 
     index: int
@@ -42,7 +42,7 @@ class ToolCall(Sealed, frozen=True):
     choice: int = 0
 
 
-class ToolArgs(Sealed, frozen=True):
+class ToolArgs(Sealed, frozen=True, gc=False):
     """A piece of the arguments of the call at ``index``."""
 
     index: int
@@ -60,7 +60,7 @@ class Citation(Sealed, frozen=True):
     choice: int = 0
 
 
-class Finished(Sealed, frozen=True):
+class Finished(Sealed, frozen=True, gc=False):
     """The choice is complete, and why."""
 
     reason: Reason
@@ -127,6 +127,8 @@ class Sequence:
     def step(self, event: Event) -> None:
         """Admit ``event``, or raise ValueError naming the state and the event's type."""
         kind = type(event)
+        if self.state == "content" and not self._done and (kind is Text or kind is Thinking):
+            return  # what nearly every event is
         choice = getattr(event, "choice", None)
         state: State = self.state
         if choice is not None and state == "finished" and choice not in self._done:

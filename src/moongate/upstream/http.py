@@ -83,12 +83,13 @@ class HttpUpstream:
         self._base = base_url.rstrip("/")
         self._codec = codec
         self._credential = Credential(api_key)
-        self._data_policy = data_policy
         self._concurrency_max = concurrency_max
         self._first_token_timeout_s = first_token_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._forward = forward
         self._room = asyncio.Semaphore(concurrency_max)
+        digest = hashlib.blake2b(f"{kind}/{name}".encode(), digest_size=5).hexdigest()
+        self._facts = Facts(fingerprint=f"fp_{digest}", data_policy=data_policy)
         self._waiting = 0
         self._session: aiohttp.ClientSession | None = None
 
@@ -97,8 +98,7 @@ class HttpUpstream:
 
     def facts(self) -> Facts:
         """Its data policy and a fingerprint; window and abilities are the model card's."""
-        digest = hashlib.blake2b(f"{self.kind}/{self.name}".encode(), digest_size=5).hexdigest()
-        return Facts(fingerprint=f"fp_{digest}", data_policy=self._data_policy)
+        return self._facts
 
     async def count(self, request: Request) -> int | None:
         """``None``: these ends do not count for us."""

@@ -60,6 +60,8 @@ class Line:
 
     async def linger(self) -> None:
         """After the end mark: a moment for the reply to end, so that its connection is kept."""
+        if self._response.content.at_eof():
+            return
         try:
             async with asyncio.timeout(LINGER_S):
                 await self._response.content.readany()

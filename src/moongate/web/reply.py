@@ -11,6 +11,8 @@ from typing import Final
 from aiohttp import web
 
 SLOW_READER_S: Final = 30.0
+_BACKED_UP_BYTES: Final = 32 * 1024
+"""With less than this unsent, a write does not wait, so it needs no timer."""
 
 FIXED_HEADERS: Final = {
     "server": "moongate",
@@ -48,12 +50,16 @@ class HttpReply:
         await self._stream.prepare(self._request)
 
     async def write(self, data: bytes) -> None:
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size() < _BACKED_UP_BYTES:
+            await self._stream.write(data)
+            return
         try:
             async with asyncio.timeout(SLOW_READER_S):
                 await self._stream.write(data)
         except TimeoutError:
-            if self._request.transport is not None:
-                self._request.transport.abort()
+            if transport is not None:
+                transport.abort()
             raise ConnectionError("slow reader") from None
 
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
