@@ -119,6 +119,17 @@ class Application:
 
     async def _start(self, listening: socket.socket) -> None:
         await self.store.open()
+        # The slowest first: an engine loads its model while the rest is made ready.
+        upstreams = asyncio.gather(*(upstream.start() for upstream in self.upstreams.values()))
+        try:
+            await self._start_serving(listening, upstreams)
+        finally:
+            upstreams.cancel()
+            await asyncio.gather(upstreams, return_exceptions=True)
+
+    async def _start_serving(
+        self, listening: socket.socket, upstreams: asyncio.Future[list[None]]
+    ) -> None:
         await self.sweep.recover()
         await self._seed_prices()
         local = await self.keys.ensure_local()
@@ -136,8 +147,7 @@ class Application:
         await self._listen_admin(
             Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local)
         )
-        for upstream in self.upstreams.values():
-            await upstream.start()
+        await upstreams
         door = Door(
             handlers, self.keys, self.clock, self.log, hosts=server.hosts, metrics=server.metrics
         )

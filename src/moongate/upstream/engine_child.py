@@ -44,6 +44,8 @@ def _params(settings: dict[str, Any]) -> Any:
     params.n_parallel = settings["slots"]
     params.kv_unified = True
     params.fit_params = False
+    # A decode for nothing at the start would take longer than loading the model.
+    params.warmup = False
     # A caller who leaves during the prompt is noticed between two batches.
     params.n_batch = params.n_ubatch = 256
     # Evicted prefixes would be shared by all slots, hence by organisations: no such cache.
