@@ -47,7 +47,7 @@ def _params(settings: dict[str, Any]) -> Any:
     # A decode for nothing at the start would take longer than loading the model.
     params.warmup = False
     # A caller who leaves during the prompt is noticed between two batches.
-    params.n_batch = params.n_ubatch = 256
+    params.n_batch = params.n_ubatch = 512
     # Evicted prefixes would be shared by all slots, hence by organisations: no such cache.
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
