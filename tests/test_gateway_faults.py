@@ -11,8 +11,8 @@ from serving_kit import ONE_UPSTREAM, ask, serve
 BEFORE = [
     ("error 500 server_error Broken", 502, "upstream_error"),
     ("status 500", 502, "upstream_error"),
-    ("error 401 invalid_authentication_error Invalid Authentication", 502, "upstream_error"),
-    ("error 429 exceeded_current_quota_error Your account is suspended", 502, "upstream_error"),
+    ("error 401 invalid_authentication_error Invalid Authentication", 503, "overloaded"),
+    ("error 429 exceeded_current_quota_error Your account is suspended", 503, "overloaded"),
     ("error 429 engine_overloaded_error retry-after=7 Overloaded", 503, "overloaded"),
     ("error 503 server_unavailable retry-after=7 No", 503, "overloaded"),
     ("error 400 content_filter High risk", 400, "content_filter"),
@@ -44,8 +44,9 @@ async def test_before_the_first_byte_it_is_a_status_and_costs_nothing(
         error = (await reply.json())["error"]
         assert error["code"] == code
         assert "Broken" not in error["message"]
-        if status == 503:
+        if "retry-after=7" in script:
             assert reply.headers["retry-after"] == "7"
+        assert ("operator_alert" in served.log.getvalue()) == ("401" in script or "quota" in script)
         (row,) = await served.usage()
         assert (row.charge_nanos, row.status) == (0, status)
         assert row.outcome in {"upstream_error", "refused"}
@@ -141,10 +142,10 @@ async def test_an_upstream_that_is_down_is_502_and_then_left_alone(tmp_path: Pat
         assert len(await served.usage()) == 3
         await served.sound()
         for _ in range(100):
-            if any("does not answer" in str(event.get("text")) for event in served.told):
+            if any("cannot be used now" in str(event.get("text")) for event in served.told):
                 break
             await asyncio.sleep(0.02)
-        assert any("does not answer" in str(event.get("text")) for event in served.told)
+        assert any("cannot be used now" in str(event.get("text")) for event in served.told)
 
 
 async def test_the_start_says_when_the_model_is_not_listed(tmp_path: Path) -> None:
@@ -159,3 +160,45 @@ async def test_the_start_says_when_the_model_is_not_listed(tmp_path: Path) -> No
             await asyncio.sleep(0.02)
         assert "does not list kimi-k2.5" in notes[0]
         assert "vLLM" in notes[0]
+
+
+async def test_the_hold_covers_the_cap_of_every_answer(tmp_path: Path) -> None:
+    config = ONE_UPSTREAM.replace('id = "kimi-k2.5"', 'id = "free"\nwindow = 8192\nabilities = []')
+    config = config.replace("[[models]]", "[[models]]\noutput_tokens_default = 64")
+    async with (
+        ScriptedServer("silence", rules=False) as scripted,
+        serve(tmp_path, config.format(kind="openai", base_url=scripted.base_url)) as served,
+    ):
+        held = []
+        for n in (1, 8):
+            body = ask() | {"model": "free", "n": n, "max_tokens": 100}
+            visit = asyncio.create_task(served.post(body))
+            await scripted.until(lambda: scripted.streams_open == 1)
+            held.append((await served.wallet())[1])
+            visit.cancel()
+            await asyncio.gather(visit, return_exceptions=True)
+            await scripted.until(lambda: scripted.streams_open == 0)
+            while (await served.wallet())[1]:
+                await asyncio.sleep(0.01)
+        assert held[1] - held[0] == 7 * 100 * 2000
+        await served.sound()
+
+
+async def test_the_answer_names_who_gave_it_after_a_retry(tmp_path: Path) -> None:
+    async with ScriptedServer("status 500") as broken, ScriptedServer("text Io") as good:
+        config = ONE_UPSTREAM.format(kind="moonshot", base_url=broken.base_url).replace(
+            "[[models]]",
+            f'[[upstreams]]\nname = "second"\nkind = "vllm"\nbase_url = "{good.base_url}"\n'
+            "\n[[models]]",
+        )
+        config = config.replace(
+            'model = "kimi-k2.5" }]',
+            'model = "kimi-k2.5" }, { upstream = "second", model = "k" }]',
+        )
+        async with serve(tmp_path, config) as served:
+            for stream in (False, True):
+                text = await (await served.post(ask(stream=stream))).text()
+                prints = {name: served.app.upstreams[name].facts().fingerprint
+                          for name in ("moonshot", "second")}  # fmt: skip
+                assert prints["second"] in text
+                assert prints["moonshot"] not in text

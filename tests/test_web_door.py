@@ -342,3 +342,88 @@ def test_paths_match_whole_or_not_at_all() -> None:
     for path in ("//healthz", "/healthz/", "/v1/models/", "/V1/models", ""):
         with pytest.raises(Refused):
             router.find("GET", path)
+
+
+async def test_a_slow_head_is_408_and_closed(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moongate.web.server.HEAD_S", 0.2)
+    for start in (b"GET /healthz HTTP/1.1\r\nHo", b""):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.app.port)
+        writer.write(start)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"x-request-id: req_" in answer
+        assert b'"request_timeout"' in answer
+        writer.close()
+    # A whole head is not hurried, nor is a connection between two requests.
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.app.port)
+    for _ in range(2):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+        await asyncio.sleep(0.4)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 101 + b"\r\n", 431, "invalid_header"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "invalid_header"),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400, "invalid_header"),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n", 400, "invalid_header"),
+    ],
+)
+async def test_headers_have_their_own_row(
+    served: Served, data: bytes, status: int, code: str
+) -> None:
+    got, body = await raw(served, data)
+    assert (got, json.loads(body)["error"]["code"]) == (status, code)
+
+
+async def test_too_large_closes_the_connection(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.app.port)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        + f"authorization: Bearer {served.key}\r\ncontent-length: 30000\r\n\r\n".encode()
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in head.lower()
+    writer.close()
+
+
+async def test_who_waits_for_100_continue_gets_it(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.app.port)
+    payload = json.dumps(ask()).encode()
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        b"expect: 100-continue\r\n"
+        + f"authorization: Bearer {served.key}\r\ncontent-length: {len(payload)}\r\n\r\n".encode()
+    )
+    async with asyncio.timeout(2):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        writer.write(payload)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_a_deep_admin_body_is_a_400(served: Served) -> None:
+    _, admin = await served.app.keys.create(account="default", name="op", admin=True)
+    base = served.url.removesuffix("/v1")
+    headers = {"authorization": f"Bearer {admin}", "content-type": "application/json"}
+    url = f"{base}/admin/v1/keys"
+    async with served.http.post(url, data=b"[" * 5000, headers=headers) as reply:
+        assert (reply.status, (await reply.json())["error"]["code"]) == (400, "json_too_complex")
+
+
+async def test_a_key_sees_its_own_models_only(served: Served) -> None:
+    _, key = await served.app.keys.create(account="default", name="m", models=("other",))
+    headers = {"authorization": f"Bearer {key}"}
+    async with served.http.get(f"{served.url}/models", headers=headers) as reply:
+        assert (await reply.json())["data"] == []
+    async with served.http.get(f"{served.url}/models/kimi-k2.5", headers=headers) as reply:
+        assert reply.status == 404

@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from moongate.core.errors import Refused
+import msgspec
+
+from moongate.core.errors import ClientLeft, Refused
 from moongate.core.events import Event, Failed, Finished, Fold, Started, Used
 from moongate.core.money import Bill
 from moongate.core.ports import Clock, Codec, Head, Reply
@@ -23,6 +25,9 @@ class Delivery(Protocol):
     """What the gateway needs of either form. ``status`` is what the client was told."""
 
     status: int
+
+    def served_by(self, fingerprint: str) -> None:
+        """Name who answers; it may change until something was sent."""
 
     async def write(self, events: Sequence[Event]) -> None: ...
     async def end(self, bill: Bill) -> None: ...
@@ -39,6 +44,9 @@ class Whole:
         self._codec, self._head, self._reply, self._headers = codec, head, reply, headers
         self._fold = Fold()
         self.status = 200
+
+    def served_by(self, fingerprint: str) -> None:
+        self._head = msgspec.structs.replace(self._head, fingerprint=fingerprint)
 
     async def write(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -60,6 +68,7 @@ class Streamed:
         self, codec: Codec, head: Head, reply: Reply, headers: Mapping[str, str], clock: Clock
     ) -> None:
         self._codec, self._reply, self._headers, self._clock = codec, reply, headers, clock
+        self._head = head
         self._writer = codec.writer(head)
         self._finishes: list[Finished] = []
         self._turn = asyncio.Lock()
@@ -67,6 +76,11 @@ class Streamed:
         self._over = False
         self._spoke_s = clock.monotonic_s()
         self.status = 200
+
+    def served_by(self, fingerprint: str) -> None:
+        if fingerprint != self._head.fingerprint and not self._begun:
+            self._head = msgspec.structs.replace(self._head, fingerprint=fingerprint)
+            self._writer = self._codec.writer(self._head)
 
     async def write(self, events: Sequence[Event]) -> None:
         content = [e for e in events if type(e) not in _KEPT_BACK]
@@ -129,11 +143,12 @@ class Pulse:
                 try:
                     async with asyncio.timeout(_PULSE_S):
                         await stream.beat()
-                except (ConnectionError, TimeoutError):
+                except (ClientLeft, TimeoutError):
                     # The client has left or reads slowly: its own task will notice.
                     self._streams.discard(stream)
 
 
 async def refuse(reply: Reply, codec: Codec, error: Refused, headers: Mapping[str, str]) -> None:
     """Send ``error`` as a whole answer with its status and headers."""
-    await reply.send(error.status, {**headers, **error.headers()}, codec.write_error(error))
+    body = codec.write_error(error)
+    await reply.send(error.status, {**headers, **error.headers()}, body, close=error.row.close)

@@ -20,6 +20,7 @@ from moongate.access.keys import Keys, Principal, tenant_tag
 from moongate.access.limits import Limits
 from moongate.core.cards import DataPolicy, Facts
 from moongate.core.errors import (
+    ClientLeft,
     LedgerUnavailable,
     Refused,
     UpstreamError,
@@ -120,21 +121,20 @@ class Gateway:
         offer = self.catalog.offer(request.model)
         if principal.models and offer.card.id not in principal.models:
             raise Refused("insufficient_permissions", "model", thing="model")
-        request, left_out = rules.check(request, offer, principal.policy)
         allowed = self._unretained if principal.zero_retention else self.upstreams.keys()
         targets = [target for target in offer.card.targets if target.upstream in allowed]
         steps = plan.order(targets, self.facts, self.health.alive, self._require)
-        first = steps[0].target
+        first, rest = steps[0].target, steps[1:]
+        offers = {s: self.catalog.offer(request.model, s.target.upstream) for s in steps}
+        offer = offers[steps[0]]
+        fit = tuple(step for step in rest if rules.fits(request, offers[step], principal.policy))
+        request, left_out = rules.check(request, offer, principal.policy)
         asked = request.output_tokens_max
         cap = min(asked or offer.output_tokens_default, offer.window)
         tenant = tenant_tag(self._tenant_secret, principal.account)
         ask = Ask(visit.id, request, first.model, cap, tenant)
         dropped = (*left_out, *self.upstreams[first.upstream].dropped(request))
-        headers = {
-            "x-request-id": visit.id,
-            "x-moongate-upstream": first.upstream,
-            "x-moongate-data-policy": self.facts(first.upstream).data_policy,
-        }
+        headers = {"x-request-id": visit.id}
         if dropped:
             headers["x-moongate-dropped"] = ",".join(dropped)
         if asked is not None and asked > cap:
@@ -146,7 +146,7 @@ class Gateway:
         )  # fmt: skip
         form = Streamed if request.stream else Whole
         delivery = form(codec, head, visit.reply, headers, self.clock)
-        return Job(principal, offer, steps, ask, delivery, headers, *now)
+        return Job(principal, offer, (steps[0], *fit), ask, delivery, headers, *now)
 
     async def _serve(self, visit: Visit, job: Job) -> None:
         """Hold, ask, pass on, book, tell the end. Its task is cancelled by Visit.end alone."""
@@ -164,8 +164,9 @@ class Gateway:
             await self._pass_on(visit, job)
         except asyncio.CancelledError:
             outcome = visit.ended or "gateway_error"
-            job.refuse(Refused("draining", retry_after_s=1))
-        except ConnectionError:
+            if outcome == "gateway_error":
+                job.refuse(Refused("draining", retry_after_s=1))
+        except ClientLeft:
             outcome = "client_left"
         except UpstreamRefused as error:
             outcome = "refused"
@@ -207,7 +208,9 @@ class Gateway:
         while True:
             job.upstream = step.target.upstream
             job.headers["x-moongate-upstream"] = job.upstream
-            job.headers["x-moongate-data-policy"] = self.facts(job.upstream).data_policy
+            facts = self.facts(job.upstream)
+            job.headers["x-moongate-data-policy"] = facts.data_policy
+            job.delivery.served_by(facts.fingerprint)
             ask = msgspec.structs.replace(job.ask, model=step.target.model)
             try:
                 async with aclosing(self.upstreams[job.upstream].stream(ask)) as batches:
@@ -217,16 +220,15 @@ class Gateway:
                             raise UpstreamProtocolError(events[-1].kind)
                 self.health.report(job.upstream, ok=True)
                 return
-            except UpstreamRefused:
-                self.health.report(job.upstream, ok=True)
-                raise
             except UpstreamError as error:
-                self.health.report(job.upstream, ok=False)
+                if isinstance(error, UpstreamRefused):
+                    self.health.report(job.upstream, ok=True)
+                    raise
+                self.health.report(job.upstream, ok=not error.unhealthy)
                 self.metrics.faults.labels(job.upstream, error.kind).inc()
-                self.log.event(
-                    "upstream_fault", request=job.ask.id, upstream=job.upstream,
-                    kind=error.kind, attempt=tried,
-                )  # fmt: skip
+                word = "operator_alert" if error.kind == "account" else "upstream_fault"
+                about = {"request": job.ask.id, "upstream": job.upstream, "kind": error.kind}
+                self.log.event(word, **about, attempt=tried)
                 again = plan.after(error, job.steps, tried)
                 if again is None or job.tap.pieces or job.tap.finished:
                     raise
@@ -238,7 +240,7 @@ class Gateway:
     async def _book(self, job: Job, hold: HoldRow, outcome: Outcome) -> Bill | None:
         """Settle or void, durably; ``None`` when there is nothing to bill the client for."""
         usage, price = job.outcome_used(outcome), job.offer.price
-        told = job.told(self.clock.monotonic_s())
+        told = job.told(outcome, self.clock.monotonic_s())
         for attempt in range(_BOOK_TRIES):
             try:
                 if outcome in {"done", "client_left"} and (job.tap.accepted or outcome == "done"):
@@ -266,7 +268,7 @@ class Gateway:
                 await job.delivery.end(bill)
             elif job.refusal is not None:
                 await job.delivery.fail(*job.refusal)
-        except ConnectionError:
+        except ClientLeft:
             return
 
     def _report(self, job: Job, outcome: Outcome, bill: Bill, told: Told) -> None:
@@ -289,6 +291,8 @@ class Gateway:
 
 def _unavailable(error: UpstreamError) -> Refused:
     """What the client is told of an upstream's fault before anything was sent."""
+    if error.kind == "account":  # our wallet or key there: never the customer's 402
+        return Refused("overloaded", retry_after_s=_OVERLOADED_WAIT_S)
     if isinstance(error, UpstreamOverloaded):
         return Refused(error.code, retry_after_s=error.retry_after_s or _OVERLOADED_WAIT_S)
     return Refused(error.code)

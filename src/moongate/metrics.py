@@ -48,9 +48,6 @@ class Metrics:
             registry=registry,
         )
         self.running = Gauge("moongate_requests_running", "Requests in flight", registry=registry)
-        self.drift = Gauge(
-            "moongate_ledger_drift_nanos", "What the books are off by; 0 always", registry=registry
-        )
         self.first_token = Histogram(
             "moongate_first_token_seconds",
             "Time to the first content",

@@ -92,7 +92,8 @@ class Job:
         self.delivery, self.headers = delivery, headers
         self.started_s, self.created_ms = started_s, created_ms
         self.prompt_bound = tokens.bound(ask.request, offer.window)
-        self.tap = Tap(self.prompt_bound, min(self.prompt_bound, tokens.estimate(ask.request)))
+        estimate = min(self.prompt_bound, tokens.estimate(ask.request))
+        self.tap = Tap(self.prompt_bound, estimate, ask.request.sampling.n or 1)
         self.upstream = steps[0].target.upstream
         self.first_token_ms: int | None = None
         self.refusal: tuple[Refused, Refused] | None = None
@@ -101,20 +102,24 @@ class Job:
         return f"Job({self.ask.id})"
 
     def worst_nanos(self) -> int:
-        """The most that this request can cost: its prompt bound and its whole output cap."""
+        """The most that this request can cost: its prompt bound, and the cap for each choice."""
         price = self.offer.price.price
         dearer = max(price.input, price.cached)
-        worst = Usage(input=self.prompt_bound, output=self.ask.output_tokens_max)
+        output = self.ask.output_tokens_max * (self.ask.request.sampling.n or 1)
+        worst = Usage(input=self.prompt_bound, output=output)
         return charge(worst, Price(dearer, dearer, price.output, price.search))
 
     def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
         """Remember what to tell the client instead of an answer."""
         self.refusal = (error, error if within == error.key else Refused(within))
 
-    def told(self, now_s: float) -> Told:
-        """What the usage row says beside money, at monotonic ``now_s``."""
+    def told(self, outcome: Outcome, now_s: float) -> Told:
+        """What the usage row says beside money, at monotonic ``now_s``.
+
+        The status 499 (nginx's word for it) marks a client that left.
+        """
         streamed = self.ask.request.stream
-        status = 200
+        status = 499 if outcome == "client_left" else 200
         if self.refusal is not None and not (streamed and self.first_token_ms is not None):
             status = self.refusal[0].status
         return Told(

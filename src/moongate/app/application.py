@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from moongate.access.keys import DEFAULT_ACCOUNT, Keys, derive
+from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
 from moongate.access.limits import Limits
 from moongate.admin import Office
 from moongate.app.parts import Announce, make_store, make_upstreams
@@ -110,6 +110,7 @@ class Application:
 
     async def start(self) -> None:
         """Open the store, seed it, start the upstreams, listen. Raises ConfigurationError."""
+        await self.store.open()
         listening = self._reserve_port()
         try:
             await self._start(listening)
@@ -118,7 +119,6 @@ class Application:
             raise
 
     async def _start(self, listening: socket.socket) -> None:
-        await self.store.open()
         # The slowest first: an engine loads its model while the rest is made ready.
         upstreams = asyncio.gather(*(upstream.start() for upstream in self.upstreams.values()))
         try:
@@ -169,8 +169,8 @@ class Application:
         self.announce({"event": "draining", "running": self.gateway.limits.running})
         for door in self._doors:
             door.closing = True
-        for runner in self._runners:
-            for site in tuple(runner.sites):
+        for door, runner in zip(self._doors, self._runners, strict=True):
+            for site in tuple(runner.sites) if not door.local else ():
                 await site.stop()
         limits = self.gateway.limits
         if not await limits.idle(self.settings.server.drain_s) and self.gateway.stop():
@@ -211,7 +211,8 @@ class Application:
     async def _first_key(self) -> None:
         """On the first start: trial credit for the account ``default``, and a key, shown once."""
         now_ms = self.clock.now_ms()
-        if not await self.store.credit(DEFAULT_ACCOUNT, TRIAL_NANOS, "trial", "trial", now_ms):
+        await self.store.credit(DEFAULT_ACCOUNT, TRIAL_NANOS, "trial", "trial", now_ms)
+        if any(row.id != LOCAL_KEY for row in await self.store.keys()):
             return
         row, secret = await self.keys.create(account=DEFAULT_ACCOUNT, name="first")
         self.announce({"event": "key", "account": row.account, "id": row.id, "key": secret})
@@ -272,7 +273,7 @@ class Application:
         found = dict(zip(self.upstreams, probes, strict=True))
         for name, probe in found.items():
             if not probe.ok:
-                self._note(f"Upstream {name} does not answer: {probe.detail}")
+                self._note(f"Upstream {name} cannot be used now: {probe.detail}")
         for card in self.settings.cards():
             for target in card.targets:
                 models = found[target.upstream].models

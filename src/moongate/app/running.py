@@ -21,6 +21,7 @@ async def serve(settings: Settings, home: Home, announce: Announce) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    ready = False
     try:
         starting = asyncio.create_task(app.start())
         stopped = asyncio.create_task(stop.wait())
@@ -28,6 +29,7 @@ async def serve(settings: Settings, home: Home, announce: Announce) -> None:
         if not starting.done():
             starting.cancel()
         await starting
+        ready = True
         await stopped
         stop.clear()
         hurry = asyncio.create_task(stop.wait())
@@ -37,7 +39,8 @@ async def serve(settings: Settings, home: Home, announce: Announce) -> None:
         pass
     finally:
         await app.close()
-        announce({"event": "stopped"})
+        if ready:
+            announce({"event": "stopped"})
 
 
 _SWITCH_S = 0.0005

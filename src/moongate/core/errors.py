@@ -8,6 +8,7 @@
     │   ├── UpstreamTimeout      it stayed silent too long
     │   ├── UpstreamProtocolError  it sent what its dialect does not allow
     │   └── UpstreamRefused      a 400 that is the client's to fix; carries the row's code
+    ├── ClientLeft           the client hung up, or read too slowly
     ├── LedgerUnavailable    the store cannot commit now; nothing was charged
     └── ConfigurationError   start-up cannot go on; the text is for the operator
 
@@ -161,6 +162,8 @@ class UpstreamError(MoongateError):
 
     code = "upstream_error"
     retriable = True
+    unhealthy: bool = True
+    """Whether it speaks against the upstream's health: five in a row eject it for a while."""
 
     def __init__(self, kind: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(kind)
@@ -200,6 +203,10 @@ class UpstreamRefused(UpstreamError):
         super().__init__(row)
         self.row = row
         self.facts: dict[str, Any] = dict(facts)
+
+
+class ClientLeft(MoongateError):
+    """The client hung up, or read too slowly: nobody is there to answer."""
 
 
 class LedgerUnavailable(MoongateError):

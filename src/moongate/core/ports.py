@@ -127,7 +127,7 @@ class Codec(Protocol):
 class Reply(Protocol):
     """The way back to a client: either ``begin`` and ``write`` …, or one ``send``.
 
-    Raises ConnectionError when the client has left.
+    Raises ClientLeft when nobody is there any more.
     """
 
     async def begin(self, headers: Mapping[str, str]) -> None:
@@ -136,8 +136,10 @@ class Reply(Protocol):
     async def write(self, data: bytes) -> None:
         """Send a piece; waits while the client reads slowly."""
 
-    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Send a whole JSON answer."""
+    async def send(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, close: bool = False
+    ) -> None:
+        """Send a whole JSON answer; ``close``: and end the connection."""
 
 
 class Ask(Sealed, frozen=True):

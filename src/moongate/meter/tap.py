@@ -12,9 +12,13 @@ from moongate.core.money import Counts, Usage
 
 
 class Tap:
-    """One request's meter. ``prompt_bound`` and ``prompt_estimate`` are tokens."""
+    """One request's meter. ``prompt_bound`` and ``prompt_estimate`` are tokens.
 
-    def __init__(self, prompt_bound: int, prompt_estimate: int) -> None:
+    ``choices`` is how many answers were asked for: it has finished when all of them have.
+    """
+
+    def __init__(self, prompt_bound: int, prompt_estimate: int, choices: int = 1) -> None:
+        self._choices = choices
         self._bound = prompt_bound
         self._estimate = prompt_estimate
         self.restart()
@@ -22,7 +26,7 @@ class Tap:
     def restart(self) -> None:
         """Forget an attempt that failed before anything was forwarded."""
         self.accepted = False
-        self.finished = False
+        self._finishes = 0
         self.pieces = 0
         self.counts = Counts()
         self.odd: list[str] = []
@@ -41,7 +45,12 @@ class Tap:
             elif kind is Started:
                 self.accepted = True
             elif kind is Finished:
-                self.finished = True
+                self._finishes += 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has its finish."""
+        return self._finishes >= self._choices
 
     def usage(self) -> Usage:
         """The usage as it stands: final after the stream's end, the delivered part before."""

@@ -58,22 +58,25 @@ class Catalog:
         due = [row for row in self._prices.get(model, ()) if row.from_ms <= now_ms]
         return due[-1] if due else None
 
-    def offer(self, model: str) -> Offer:
-        """The card called ``model`` (id or alias) as it stands now. Raises Refused (404)."""
+    def offer(self, model: str, upstream: str | None = None) -> Offer:
+        """The card called ``model`` (id or alias) as it stands now, served by ``upstream``.
+
+        Without an upstream it is the first one alive. Raises Refused (404).
+        """
         card = self._names.get(model)
         price = None if card is None else self.price(card.id)
         if card is None or price is None:
             raise Refused("model_not_found", "model")
-        return self._offer(card, price)
+        return self._offer(card, price, upstream)
 
     def offers(self) -> list[Offer]:
         """Every card that can be served and has a price, in the configuration's order."""
         found = [(card, self.price(card.id)) for card in self._cards.values()]
         return [self._offer(card, price) for card, price in found if price is not None]
 
-    def _offer(self, card: Card, price: PriceRow) -> Offer:
+    def _offer(self, card: Card, price: PriceRow, upstream: str | None = None) -> Offer:
         names = [target.upstream for target in card.targets]
-        serving = next((name for name in names if self._alive(name)), names[0])
+        serving = upstream or next((name for name in names if self._alive(name)), names[0])
         facts = self._facts(serving)
         able = card.abilities if facts.abilities is None else card.abilities & facts.abilities
         return Offer(

@@ -28,6 +28,15 @@ def check(request: Request, offer: Offer, policy: Policy) -> tuple[Request, tupl
     return model_policy.check(request, sampling=offer.card.sampling, policy=policy)
 
 
+def fits(request: Request, offer: Offer, policy: Policy) -> bool:
+    """Whether :func:`check` would let ``request`` through."""
+    try:
+        check(request, offer, policy)
+    except Refused:
+        return False
+    return True
+
+
 def _asked(request: Request) -> Iterator[tuple[Ability, str]]:
     """The abilities that the request needs, each with the field that asks for it."""
     for i, tool in enumerate(request.tools):

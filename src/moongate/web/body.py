@@ -30,6 +30,8 @@ async def read(request: web.BaseRequest, limit: int) -> bytes:
     declared = request.content_length
     if declared is not None and declared > limit:
         raise Refused("request_too_large", limit=limit)
+    if request.headers.get("expect", "").lower() == "100-continue" and request.transport:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     if request.content.is_eof() and declared is not None:
         return request.content.read_nowait()  # all of it came with the head
     pieces: list[bytes] = []

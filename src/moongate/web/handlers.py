@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -21,6 +20,7 @@ from moongate.web import body
 from moongate.web.openapi import document
 from moongate.web.reply import whole
 from moongate.web.server import Handler, Hit
+from moongate.wire import fields
 
 READY_S: Final = 0.25
 """How long the store may take to answer before we are not ready."""
@@ -63,6 +63,8 @@ class Handlers:
 
     async def chat(self, hit: Hit) -> web.StreamResponse:
         """``POST /v1/chat/completions``: the gateway owns everything from here."""
+        if hit.principal is not None and self._draining():
+            raise Refused("draining", retry_after_s=1)  # the admin socket stays open to the end
         body.check_head(hit.request, json=True)
         visit = Visit(
             hit.id,
@@ -83,7 +85,11 @@ class Handlers:
 
     async def model(self, hit: Hit) -> web.StreamResponse:
         """``GET /v1/models/{id}``, aliases included."""
-        return self._json(hit, card(self._gateway.catalog.offer(hit.rest)))
+        offer = self._gateway.catalog.offer(hit.rest)
+        allowed = hit.principal.models if hit.principal else ()
+        if allowed and offer.card.id not in allowed:
+            raise Refused("model_not_found", "model")
+        return self._json(hit, card(offer))
 
     async def healthz(self, hit: Hit) -> web.StreamResponse:
         """``GET /healthz``: the process runs."""
@@ -127,13 +133,8 @@ class Handlers:
         payload: Any = {}
         if hit.request.method == "POST":
             raw = await body.read(hit.request, _ADMIN_BYTES_MAX)
-            try:
-                payload = msgspec.json.decode(raw) if raw else {}
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                raise Refused("invalid_json", byte=0) from None
-            if not isinstance(payload, dict):
-                raise Refused("invalid_type", what="The body must be an object.")
-        path = hit.route.path.partition("{")[0] + unquote(hit.rest)
+            payload = fields.parse(raw) if raw else {}
+        path = hit.route.path.partition("{")[0] + hit.rest
         query = dict(hit.request.query)
         status, answer = await self._office.dispatch(hit.request.method, path, query, payload)
         return whole(status, _encode(answer), {"x-request-id": hit.id})
@@ -162,6 +163,7 @@ def card(offer: Offer) -> dict[str, Any]:
             "version": offer.price.version,
             "currency": "USD",
             "unit": "per million tokens; search per call",
+            "unit_nanos": "per token; search per call",
             "input": nanos_to_per_million(price.input),
             "cached": nanos_to_per_million(price.cached),
             "output": nanos_to_per_million(price.output),

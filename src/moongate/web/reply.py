@@ -10,6 +10,8 @@ from typing import Final
 
 from aiohttp import web
 
+from moongate.core.errors import ClientLeft
+
 SLOW_READER_S: Final = 30.0
 _BACKED_UP_BYTES: Final = 32 * 1024
 """With less than this unsent, a write does not wait, so it needs no timer."""
@@ -47,20 +49,29 @@ class HttpReply:
     async def begin(self, headers: Mapping[str, str]) -> None:
         self._stream = web.StreamResponse(headers={**FIXED_HEADERS, **_STREAM_HEADERS, **headers})
         self.response = self._stream
-        await self._stream.prepare(self._request)
+        try:
+            await self._stream.prepare(self._request)
+        except ConnectionError:
+            raise ClientLeft from None
 
     async def write(self, data: bytes) -> None:
         transport = self._request.transport
-        if transport is not None and transport.get_write_buffer_size() < _BACKED_UP_BYTES:
-            await self._stream.write(data)
-            return
         try:
+            if transport is not None and transport.get_write_buffer_size() < _BACKED_UP_BYTES:
+                await self._stream.write(data)
+                return
             async with asyncio.timeout(SLOW_READER_S):
                 await self._stream.write(data)
         except TimeoutError:
             if transport is not None:
                 transport.abort()
-            raise ConnectionError("slow reader") from None
+            raise ClientLeft from None
+        except ConnectionError:
+            raise ClientLeft from None
 
-    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    async def send(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, close: bool = False
+    ) -> None:
         self.response = whole(status, body, headers)
+        if close:
+            self.response.force_close()

@@ -6,6 +6,7 @@ socket, whose file mode (0600) is the credential.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final, Literal
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.http_exceptions import InvalidHeader, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from moongate.access.keys import Keys, Principal
@@ -21,12 +22,14 @@ from moongate.core.errors import LedgerUnavailable, Refused
 from moongate.core.ids import new_id
 from moongate.core.ports import Clock
 from moongate.log import Log
-from moongate.web.reply import FIXED_HEADERS, HttpReply, whole
+from moongate.web.reply import HttpReply, whole
 from moongate.web.routes import Route, Router
 
 KEEP_ALIVE_S: Final = 75.0
 _HEADERS_MAX: Final = 100
 _FIELD_MAX: Final = 8190
+HEAD_S: Final = 10.0
+_HEADER_WORDS: Final = ("Missing 'Host'", "Duplicate 'Host", "Duplicate 'host", "Invalid header")
 _encode = msgspec.json.encode
 
 
@@ -68,7 +71,8 @@ class Door:
         self._handlers, self._keys, self._clock, self._log = handlers, keys, clock, log
         self._hosts = frozenset(host.lower() for host in hosts)
         self._metrics = metrics
-        self._local = local
+        self._principal = local
+        self.local = local is not None
         self.closing = False
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -104,7 +108,7 @@ class Door:
         if not target.startswith("/"):
             parts = urlsplit(target)
             host, target = parts.netloc, parts.path or "/"
-        if self._hosts and self._local is None and _name(host) not in self._hosts:
+        if self._hosts and not self.local and _name(host) not in self._hosts:
             raise Refused("misdirected_request")
         raw = target.partition("?")[0]
         try:
@@ -118,8 +122,8 @@ class Door:
     async def _admit(self, hit: Hit) -> None:
         """Check the credential as the route's policy says."""
         auth = hit.route.auth
-        if self._local is not None:
-            hit.principal = self._local
+        if self._principal is not None:
+            hit.principal = self._principal
             return
         if auth == "operator":
             auth = self._operator(hit)
@@ -158,7 +162,53 @@ def _loopback(request: web.BaseRequest) -> bool:
 
 
 class _Protocol(RequestHandler):
-    """aiohttp's connection handler, answering what its parser refuses in our words."""
+    """aiohttp's connection handler, answering what its parser refuses in our words.
+
+    A head that is not whole after ``HEAD_S`` is answered 408; so is a connection that says nothing.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._has_head():
+            self._stop_timer()
+        elif self._head_timer is None:
+            self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _has_head(self) -> bool:
+        return bool(self._messages) or self._current_request is not None
+
+    def _await_head(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._head_timer = loop.call_later(HEAD_S, self._head_is_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.transport is None or self._has_head():
+            return
+        error = Refused("request_timeout")
+        body = _encode(error.body())
+        self.transport.write(
+            b"HTTP/1.1 408 Request Timeout\r\nserver: moongate\r\nconnection: close\r\n"
+            b"content-type: application/json\r\nx-request-id: %s\r\ncontent-length: %d\r\n\r\n%s"
+            % (_fresh_id().encode(), len(body), body)
+        )
+        self.force_close()
+        self.transport.close()
 
     def handle_error(
         self,
@@ -170,17 +220,8 @@ class _Protocol(RequestHandler):
         if request.writer.output_size > 0:
             self.force_close()
             raise ConnectionError("the response has begun")
-        if isinstance(exc, LineTooLong):
-            error = Refused("oversized_header")
-        elif isinstance(exc, BadHttpMessage) or status < 500:
-            error = Refused("invalid_http")
-        else:
-            error = Refused("internal_error")
-        response = web.Response(
-            status=error.status,
-            body=_encode(error.body()),
-            headers={**FIXED_HEADERS, "content-type": "application/json"},
-        )
+        error = Refused(_parser_code(exc) if status < 500 else "internal_error")
+        response = whole(error.status, _encode(error.body()), {"x-request-id": _fresh_id()})
         response.force_close()
         return response
 
@@ -191,6 +232,20 @@ class _Protocol(RequestHandler):
         """Pass on the exception's type alone, through the library's logger."""
         error = kw.get("exc_info")
         self.logger.warning("connection", exc_info=error if isinstance(error, Exception) else None)
+
+
+def _fresh_id() -> str:
+    return new_id("req_", time.time_ns() // 1_000_000)
+
+
+def _parser_code(exc: BaseException | None) -> str:
+    """The error table's code for what aiohttp's parser refused; its text is matched, not shown."""
+    said = getattr(exc, "message", "")
+    if isinstance(exc, LineTooLong) or said.startswith("Too many headers"):
+        return "oversized_header"
+    if isinstance(exc, InvalidHeader) or said.startswith(_HEADER_WORDS):
+        return "invalid_header"
+    return "invalid_http"
 
 
 class Server(web.Server):
