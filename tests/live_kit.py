@@ -117,3 +117,21 @@ def short_folder() -> Iterator[Path]:
     """A folder whose path is short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="mg-") as name:
         yield Path(name)
+
+
+@contextlib.contextmanager
+def scripted_process(script: Path) -> Iterator[str]:
+    """The scripted upstream in a process of its own; yields its base URL."""
+    fake = subprocess.Popen(
+        [sys.executable, "-m", "moongate.upstream.scripted", str(script), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert fake.stdout is not None
+    try:
+        yield fake.stdout.readline().split()[-1]
+    finally:
+        fake.terminate()
+        fake.wait(10)
+        fake.stdout.close()

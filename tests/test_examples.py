@@ -3,14 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import OpenAI
 
-from live_kit import ROOT, Live, environment, running, short_folder
+from live_kit import ROOT, Live, environment, running, scripted_process, short_folder
 from serving_kit import ONE_UPSTREAM
 
 pytestmark = pytest.mark.engine
@@ -176,39 +175,22 @@ usage prompt=520 cached=440 completion=12
 def test_agent_loop_three_rounds_on_a_moonshot_upstream(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(THREE_ROUNDS)
-    fake = subprocess.Popen(
-        [sys.executable, "-m", "moongate.upstream.scripted", str(script), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    try:
-        assert fake.stdout is not None
-        address = fake.stdout.readline().split()[-1]
-        config = tmp_path / "moongate.toml"
+    config = tmp_path / "moongate.toml"
+    with scripted_process(script) as address, short_folder() as folder:
         config.write_text(ONE_UPSTREAM.format(kind="moonshot", base_url=address))
-        with short_folder() as folder, running(folder / "home", config=config) as live:
+        with running(folder / "home", config=config) as live:
             made, content = agent_loop(live)
-            assert [name for name, _ in made] == [
-                "search_codebase",
-                "read_file",
-                "read_file",
-                "write_file",
-            ]
-            assert content == "Rate limits are in place."
             said = live.json("statement")["total"]
-            total = sum(
-                (p - c) * 480 + c * 100 + o * 2000
-                for p, c, o in ((300, 0, 20), (380, 280, 30), (460, 360, 40), (520, 440, 12))
-            )
-            assert (said["requests"], said["charge_nanos"]) == (4, total)
             wallet = live.json("credit", "show", "default")
-            assert wallet["posted_nanos"] == 5_000_000_000 - total
-            assert wallet["held_nanos"] == 0
-    finally:
-        fake.terminate()
-        fake.wait(10)
-        fake.stdout.close()
+    assert [name for name, _ in made] == ["search_codebase", "read_file", "read_file", "write_file"]
+    assert content == "Rate limits are in place."
+    total = sum(
+        (p - c) * 480 + c * 100 + o * 2000
+        for p, c, o in ((300, 0, 20), (380, 280, 30), (460, 360, 40), (520, 440, 12))
+    )
+    assert (said["requests"], said["charge_nanos"]) == (4, total)
+    assert wallet["posted_nanos"] == 5_000_000_000 - total
+    assert wallet["held_nanos"] == 0
 
 
 def test_json_mode(live_server: Live) -> None:

@@ -7,14 +7,13 @@ import json
 import multiprocessing
 import random
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from live_kit import environment, short_folder, start, stop
+from live_kit import scripted_process, short_folder, start, stop
 from moongate.app import run
 from moongate.core.rows import Finding
 from moongate.home import Home
@@ -153,24 +152,11 @@ def test_two_hundred_kills_at_random_moments_under_load(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     script = tmp_path / "script"
     script.write_text(SCRIPT)
-    fake = subprocess.Popen(
-        [sys.executable, "-m", "moongate.upstream.scripted", str(script), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    try:
-        assert fake.stdout is not None
-        address = fake.stdout.readline().split()[-1]
-        config = tmp_path / "moongate.toml"
+    config = tmp_path / "moongate.toml"
+    with scripted_process(script) as address, short_folder() as folder:
         config.write_text(ONE_UPSTREAM.format(kind="moonshot", base_url=address))
-        with short_folder() as folder:
-            met, seen = kills(folder, config, KILLS, seed)
-            print(f"seed {seed}: {KILLS} kills, {met} met an open hold, {seen} answers seen")
-            assert met >= KILLS * 0.8
-            assert seen > 0
-            check_after(folder, config)
-    finally:
-        fake.terminate()
-        fake.wait(10)
-        fake.stdout.close()
+        met, seen = kills(folder, config, KILLS, seed)
+        print(f"seed {seed}: {KILLS} kills, {met} met an open hold, {seen} answers seen")
+        assert met >= KILLS * 0.8
+        assert seen > 0
+        check_after(folder, config)
