@@ -84,12 +84,18 @@ OPERATIONS: Final = (
     Operation("GET", f"{PREFIX}/models", "list_models"),
     Operation("GET", f"{PREFIX}/upstreams", "list_upstreams"),
     Operation("GET", f"{PREFIX}/ledger/audit", "audit"),
+    Operation("GET", f"{PREFIX}/server", "show_server"),
 )
 _PATTERNS: Final = tuple((operation, operation.pattern) for operation in OPERATIONS)
 
 
 class Office:
-    """Carries out operations over ``store``. ``offers`` tells the models on offer now."""
+    """Carries out operations over ``store``. ``offers`` tells the models on offer now.
+
+    ``about`` tells of the server that this office belongs to, if it belongs to one: ``pid``,
+    ``version``, ``api`` (its address), ``configuration_from`` and ``configuration`` without
+    secrets.
+    """
 
     def __init__(
         self,
@@ -98,12 +104,14 @@ class Office:
         clock: Clock,
         offers: Callable[[], list[Offer]],
         upstreams: Mapping[str, Upstream],
+        about: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self._store = store
         self._keys = keys
         self._clock = clock
         self._offers = offers
         self._upstreams = upstreams
+        self.about = about
 
     async def dispatch(
         self, verb: str, path: str, query: Mapping[str, str], body: Mapping[str, Any]
@@ -132,7 +140,7 @@ class Office:
             raise Refused("invalid_value", "expires", what="This lies in the past.")
         name = fields.label("name")
         account = fields.account("account", "default")
-        await self._wallet(account)
+        _, fresh = await self._wallet(account)
         row, secret = await self._keys.create(
             account=account,
             name=name,
@@ -142,7 +150,11 @@ class Office:
             expires_ms=expires_ms,
             admin=fields.flag("admin"),
         )
-        return {**shapes.key(row, self._clock.now_ms()), "key": secret}
+        return {
+            **shapes.key(row, self._clock.now_ms()),
+            "key": secret,
+            "account_created": fresh,
+        }
 
     def _model_ids(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Models by id or alias, as ids."""
@@ -157,7 +169,9 @@ class Office:
         """Every key, or those of ``account``."""
         account = Fields(call.query, ("account",)).text("account", "")
         now_ms = self._clock.now_ms()
-        rows = await self._keys.list(account_id(account) if account else None)
+        if account and await self._store.account(account_id(account)) is None:
+            raise Refused("not_found", thing="account")
+        rows = await self._keys.list(account or None)
         return _list([shapes.key(row, now_ms) for row in rows])
 
     async def revoke_key(self, call: Call) -> Answer:
@@ -193,26 +207,30 @@ class Office:
         now_ms = self._clock.now_ms()
         tx = fields.tx("tx", new_id("credit_", now_ms))
         account = account_id(call.id)
-        await self._wallet(account)
+        _, fresh = await self._wallet(account)
         done = await self._store.credit(account, nanos, kind, tx, now_ms)
-        row = await self._wallet(account)
+        row, _ = await self._wallet(account)
         return {
             **shapes.account(row),
             "tx": tx,
             **shapes.money("credited", nanos if done else 0),
             "repeated": not done,
+            "account_created": fresh,
         }
 
-    async def _wallet(self, account: str) -> AccountRow:
-        """The wallet ``account``, made when it is new. Refuses the ledger's own accounts."""
-        row = await self._store.account(account)
+    async def _wallet(self, account: str) -> tuple[AccountRow, bool]:
+        """The wallet ``account``, and whether it was made now because it was new.
+
+        Refuses the ledger's own accounts.
+        """
+        row, made = await self._store.account(account), False
         if row is None:
             fresh = AccountRow(account, "wallet", 0, 0, 0, self._clock.now_ms())
             await self._store.account_create(fresh)
-            row = await self._store.account(account) or fresh
+            row, made = await self._store.account(account) or fresh, True
         if row.kind != "wallet":
             raise Refused("conflict", "account", what="The ledger keeps this account for itself.")
-        return row
+        return row, made
 
     async def statement(self, call: Call) -> Answer:
         """Charges from ``from`` up to and with ``to``; ``each`` gives every request a line."""
@@ -240,6 +258,13 @@ class Office:
         Fields(call.query, ())
         found = await self._store.audit()
         return {"ok": not found, "findings": [shapes.finding(one) for one in found]}
+
+    async def show_server(self, call: Call) -> Answer:
+        """The server itself: process, version, address, and its configuration in effect."""
+        Fields(call.query, ())
+        if self.about is None:
+            raise Refused("not_found", thing="server")
+        return {"object": "server", **self.about()}
 
     # what is on offer
     async def list_prices(self, call: Call) -> Answer:

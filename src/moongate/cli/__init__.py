@@ -7,7 +7,9 @@ what several need lies in :mod:`moongate.cli.desk`, ``line``, ``options`` and ``
 """
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 import click
@@ -42,10 +44,21 @@ def run(argv: Sequence[str]) -> int:
     except Refused as error:
         return _failed(error.message)
     except MoongateError as error:
-        return _failed(str(error))
+        return _failed(getattr(error, "text", str(error)))
     return code if isinstance(code, int) else 0
 
 
 def _failed(text: str) -> int:
-    click.echo(f"moongate: {text}", err=True)
+    """Say it on stderr, folded on a terminal."""
+    lines = f"moongate: {text}".splitlines()
+    if sys.stderr.isatty():
+        width = max(40, shutil.get_terminal_size().columns)
+        lines = [
+            textwrap.fill(
+                line, width, subsequent_indent="    ", break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for line in lines
+        ]  # fmt: skip
+    click.echo("\n".join(lines), err=True)
     return 1

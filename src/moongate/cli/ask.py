@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from moongate.cli import options, screen
-from moongate.cli.line import Line, Refusal, Unanswered
+from moongate.cli.desk import Desk
+from moongate.cli.line import Line, Refusal, Unanswered, refusal
 from moongate.core.errors import UpstreamProtocolError
 from moongate.core.money import nanos_to_usd
 from moongate.wire.sse import DONE, Events
@@ -47,9 +48,10 @@ def command(
     """Ask the model for one answer. PROMPT "-" is read from stdin.
 
     Beside a running server no key is needed: the call is billed to the account "default".
-    MOONGATE_URL and MOONGATE_API_KEY name another server and a key.
+    MOONGATE_URL and MOONGATE_API_KEY name another server and a key; the key alone goes to
+    the server that runs here.
     """
-    line = _line(options.desk(home, config).line(900.0))
+    line = _line(options.desk(home, config))
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": _packed(prompt, files)})
     body: dict[str, Any] = {"model": model or _first(line), "messages": messages}
@@ -65,17 +67,27 @@ def command(
         _streamed(pieces)
 
 
-def _line(local: Line | None) -> Line:
+def _line(desk: Desk) -> Line:
     """To the server that the environment names, else to the one that runs here."""
     url, key = os.environ.get("MOONGATE_URL"), os.environ.get("MOONGATE_API_KEY")
     if url or key:
-        return Line(url or _URL, key)
+        return Line(url or _here(desk) or _URL, key)
+    local = desk.line(900.0)
     if local is None:
         raise Unanswered(
             "No server runs on this home folder. Start one with `moongate serve`, or name "
             "another with MOONGATE_URL and MOONGATE_API_KEY."
         )
     return local
+
+
+def _here(desk: Desk) -> str | None:
+    """The address of the server that runs on this home folder, if one does and tells it."""
+    try:
+        told = desk.server()
+    except Unanswered:
+        return None
+    return str(told["api"]) if told and told.get("api") else None
 
 
 def _first(line: Line) -> str:
@@ -144,7 +156,7 @@ def _chunks(pieces: Iterator[bytes]) -> Iterator[dict[str, Any]]:
                 chunk = json.loads(payload)
                 if "error" in chunk:
                     click.echo("")
-                    raise Refusal(str(chunk["error"].get("message", "The answer failed.")))
+                    raise refusal(chunk["error"])
                 yield chunk
     except (UpstreamProtocolError, ValueError):
         raise Unanswered("The server's stream is not one of this API.") from None

@@ -10,14 +10,19 @@ import socket
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from moongate.cli.line import Line, Unanswered
-from moongate.core.errors import LedgerUnavailable, MoongateError
+import click
+
+from moongate.cli.line import Line, Refusal, Unanswered
+from moongate.core.errors import LedgerUnavailable, Refused
 from moongate.home import Home
 from moongate.settings import Settings, load
 
 Answer = dict[str, Any]
+_BAD_REQUEST = 400
+_PLAIN = frozenset({"not_found", "conflict"})
+"""Codes that say no more than their message does."""
 
 
 class Desk:
@@ -53,6 +58,17 @@ class Desk:
             raise Unanswered(f"{self.home.socket} cannot be opened: {why}.") from None
         return Line(self.home.socket, timeout_s=timeout_s)
 
+    def server(self) -> Answer | None:
+        """What the server that runs here says of itself; ``None`` without one that tells."""
+        line = self.line()
+        if line is None:
+            return None
+        try:
+            told = line.call("GET", "/admin/v1/server")
+        except Refusal:
+            return None
+        return told if isinstance(told, dict) else None
+
     def call(
         self,
         verb: str,
@@ -62,15 +78,21 @@ class Desk:
     ) -> Answer:
         """Carry out one operation; parameters that are ``None`` are left out.
 
-        Raises a MoongateError whose text is for the user.
+        Raises a MoongateError whose text is for the user, and a usage error that names the
+        option for a value that the operation does not take.
         """
         said = {name: value for name, value in (query or {}).items() if value is not None}
         line = self.line()
-        if line is not None:
-            answer = line.call(verb, f"/admin/v1{path}", said, body)
-            assert isinstance(answer, dict)
-            return answer
-        return asyncio.run(self._here(verb, f"/admin/v1{path}", said, body or {}))
+        try:
+            if line is not None:
+                answer = line.call(verb, f"/admin/v1{path}", said, body)
+                assert isinstance(answer, dict)
+                return answer
+            return asyncio.run(self._here(verb, f"/admin/v1{path}", said, body or {}))
+        except Refused as error:
+            _refuse(Refusal(error.message, code=error.code, param=error.param, status=error.status))
+        except Refusal as error:
+            _refuse(error)
 
     async def _here(self, verb: str, path: str, query: Mapping[str, str], body: Answer) -> Answer:
         # Imported by name and late: the parts of a server take longer to load than a call to one.
@@ -83,6 +105,21 @@ class Desk:
                 assert isinstance(answer, dict)
                 return answer
         except LedgerUnavailable:
-            raise MoongateError(
-                "The store cannot be written now: is its disk full or read-only?"
+            raise Refusal(
+                "The store cannot be written now: is its disk full or read-only?",
+                code="ledger_unavailable",
             ) from None
+
+
+def _refuse(error: Refusal) -> NoReturn:
+    """Raise it as wrong use of an option where it is that, else without what only an API says."""
+    if error.status == _BAD_REQUEST:
+        name = (error.param or "").partition("[")[0]
+        ctx = click.get_current_context(silent=True)
+        for param in ctx.command.params if ctx is not None else ():
+            if name and (name == param.name or f"--{name}" in param.opts):
+                raise click.BadParameter(str(error), ctx, param)
+        raise click.UsageError(str(error), ctx)
+    if error.code in _PLAIN:
+        raise Refusal(str(error), status=error.status)
+    raise error

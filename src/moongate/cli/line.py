@@ -16,6 +16,15 @@ from urllib.parse import urlencode, urlsplit
 from moongate.core.errors import MoongateError
 
 _PIECE = 65_536
+_DOCTOR = "See `moongate doctor`."
+_UNCHARGED = f"Nothing was charged. {_DOCTOR}"
+_HINTS = {
+    "ledger_unavailable": _DOCTOR,
+    "internal_error": _DOCTOR,
+    "upstream_error": _UNCHARGED,
+    "upstream_timeout": _UNCHARGED,
+    "overloaded": _UNCHARGED,
+}
 
 
 class Unanswered(MoongateError):
@@ -23,7 +32,24 @@ class Unanswered(MoongateError):
 
 
 class Refusal(MoongateError):
-    """The server answered with an error; the text is its message."""
+    """The server answered with an error; the text is its message, without a full account of it.
+
+    ``code``, ``param`` and ``status`` are the answer's own. ``text`` is what a person is told:
+    the message, what to do about it, and the code.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "", param: str | None = None, status: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.code, self.param, self.status = code, param, status
+
+    @property
+    def text(self) -> str:
+        """The message, its field, a remedy and the code, as far as there are any."""
+        told = f"{self} (at {self.param})" if self.param else str(self)
+        parts = [told, _HINTS.get(self.code, ""), f"[{self.code}]" if self.code else ""]
+        return " ".join(part for part in parts if part)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -38,20 +64,37 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Line:
-    """A way to one server: ``where`` is an admin socket or an address ending in ``/v1``."""
+    """A way to one server: ``where`` is an admin socket or an address.
+
+    An address without a path means its ``/v1``. Raises Unanswered for what is no address and
+    for a key that no header can carry; neither text shows the key.
+    """
 
     def __init__(self, where: Path | str, key: str | None = None, timeout_s: float = 900.0) -> None:
         self._where = where
-        self._key = key
+        self._key = _checked(key)
         self._timeout_s = timeout_s
         self._prefix = "/v1"
+        self._secure, self._host = False, ""
+        self._port: int | None = None
         if isinstance(where, str):
-            parts = urlsplit(where)
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise Unanswered(
-                    "MOONGATE_URL takes an address like http://127.0.0.1:8000/v1."
-                ) from None
-            self._prefix = parts.path.rstrip("/")
+            self._read(where)
+
+    def _read(self, address: str) -> None:
+        """Take an address apart once, so that nothing later can stumble over it."""
+        try:
+            parts = urlsplit(address)
+            self._host, self._port = parts.hostname or "", parts.port
+            self._host.encode("idna")
+            fine = address.isascii() and address.isprintable() and " " not in address
+        except ValueError:
+            fine = False
+        if not fine or parts.scheme not in {"http", "https"} or not self._host:
+            raise Unanswered("MOONGATE_URL takes an address like http://127.0.0.1:8000/v1.")
+        if "@" in parts.netloc:
+            raise Unanswered("MOONGATE_URL takes no user and password; see MOONGATE_API_KEY.")
+        self._secure = parts.scheme == "https"
+        self._prefix = parts.path.rstrip("/") or "/v1"
 
     def __repr__(self) -> str:
         return "Line()"
@@ -59,11 +102,8 @@ class Line:
     def _connection(self) -> http.client.HTTPConnection:
         if isinstance(self._where, Path):
             return _UnixConnection(self._where, self._timeout_s)
-        parts = urlsplit(self._where)
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        return kind(parts.hostname or "", parts.port, timeout=self._timeout_s)
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=self._timeout_s)
 
     def call(
         self, verb: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
@@ -79,7 +119,7 @@ class Line:
         """Send, and yield the body of a good answer piece by piece as it comes."""
         target = path.replace("/v1", self._prefix, 1) if path.startswith("/v1") else path
         if query:
-            target += "?" + urlencode(query)
+            target += "?" + urlencode(query, errors="replace")
         headers = {"accept": "application/json, text/event-stream"}
         data = None
         if body is not None:
@@ -92,7 +132,7 @@ class Line:
             connection.request(verb, target, data, headers)
             response = connection.getresponse()
             if response.status >= 300:
-                raise Refusal(_message(response.status, response.read()))
+                raise _refusal(response.status, response.read())
             yield _pieces(response)
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(self._trouble(error)) from None
@@ -130,12 +170,34 @@ def _decoded(raw: bytes) -> Any:
         raise Unanswered("The server's answer is not JSON.") from None
 
 
-def _message(status: int, raw: bytes) -> str:
-    """An error body's message and code, as far as it has the known shape."""
+def refusal(error: Any, status: int = 0) -> Refusal:
+    """An error object as what it says, as far as it has the known shape."""
+    if not isinstance(error, dict) or "message" not in error:
+        return Refusal(
+            "The answer failed." if not status else f"The server answered HTTP {status}."
+        )
+    param = error.get("param")
+    return Refusal(
+        str(error["message"]),
+        code=str(error.get("code") or ""),
+        param=str(param) if param else None,
+        status=status,
+    )
+
+
+def _refusal(status: int, raw: bytes) -> Refusal:
     try:
-        error = json.loads(raw)["error"]
-        text, code, param = str(error["message"]), error.get("code"), error.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"The server answered HTTP {status}."
-    at = f" (at {param})" if param else ""
-    return f"{text}{at} [{code}]" if code else f"{text}{at}"
+        body = json.loads(raw)
+    except ValueError:
+        body = None
+    return refusal(body.get("error") if isinstance(body, dict) else None, status)
+
+
+def _checked(key: str | None) -> str | None:
+    """``key`` when a header can carry it. The text never shows it."""
+    key = (key or "").strip()
+    if not key.isascii() or (key and not key.isprintable()):
+        raise Unanswered(
+            "MOONGATE_API_KEY is no API key: it holds a line break or a character beyond ASCII."
+        )
+    return key or None

@@ -119,12 +119,16 @@ class Handlers:
     async def index(self, hit: Hit) -> web.StreamResponse:
         """``GET /``: for whoever opens the address in a browser."""
         offers = self._gateway.catalog.offers()
-        served = "\n".join(f"  {o.card.id}  (answered by {o.upstream})" for o in offers)
+        served = ", ".join(offer.card.id for offer in offers)
         text = (
-            f"Moongate {__version__} is running.\n\n"
-            f"Models:\n{served}\n\n"
-            "Point an OpenAI SDK at this address with /v1 behind it and a key of\n"
-            "`moongate keys create`. The interface: /openapi.json\n"
+            f"Moongate {__version__} is running. It serves: {served}.\n\n"
+            "Point an OpenAI SDK at this address with /v1 behind it, with a key that\n"
+            "`moongate keys create` gave you, or try:\n\n"
+            "  curl THIS_ADDRESS/v1/chat/completions \\\n"
+            '    -H "Authorization: Bearer YOUR_KEY" -H "Content-Type: application/json" \\\n'
+            f'    -d \'{{"model":"{offers[0].card.id if offers else "MODEL"}",'
+            '"messages":[{"role":"user","content":"Name three moons."}]}\'\n\n'
+            "The interface for machines: /openapi.json\n"
         )
         return whole(200, text.encode(), {"x-request-id": hit.id}, "text/plain; charset=utf-8")
 
