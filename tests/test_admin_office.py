@@ -49,6 +49,7 @@ class Desk:
             self.clock,
             lambda: [offer(row) for row in self.rows[-1:]],
             {"up": End()},
+            about=lambda: {"pid": 7, "api": "http://127.0.0.1:1/v1", "configuration": {}},
         )
 
     async def start(self) -> "Desk":
@@ -94,12 +95,13 @@ async def test_a_key_is_made_with_its_account_and_works_until_it_is_revoked(desk
     made = await desk.post("/keys", name="ci", account="acme", models=["moon/Kimi", "kimi"])
     assert made["key"].startswith("mg-")
     assert (made["account"], made["state"], made["models"]) == ("acme", "active", ["kimi"])
+    assert made["account_created"]
     assert (await desk.keys.identify(made["key"])).account == "acme"
     assert (await desk.get("/accounts/acme"))["available_nanos"] == 0
 
     listed = await desk.get("/keys", account="acme")
     assert [row["id"] for row in listed["data"]] == [made["id"]]
-    assert (await desk.get("/keys", account="other"))["data"] == []
+    assert (await refusal(desk.get("/keys", account="other")))[0] == "not_found"
 
     ended = await desk.post(f"/keys/{made['id']}/revoke")
     assert (ended["state"], ended["revoked_ms"]) == ("revoked", desk.clock.now_ms())
@@ -162,9 +164,11 @@ async def test_what_a_key_cannot_be(desk, body, code, param):
 
 async def test_credit_is_exact_and_a_repeat_changes_nothing(desk):
     first = await desk.post("/accounts/acme/credit", usd="5.000000001", tx="t1")
+    assert first["account_created"]
     assert first["credited_nanos"] == first["posted_nanos"] == 5_000_000_001
     assert (first["posted_usd"], first["repeated"]) == ("5.000000001", False)
     again = await desk.post("/accounts/acme/credit", usd="5.000000001", tx="t1")
+    assert not again["account_created"]
     assert (again["posted_nanos"], again["credited_nanos"], again["repeated"]) == (
         5_000_000_001,
         0,
@@ -227,8 +231,10 @@ async def test_a_statement_is_tokens_times_price_to_the_nano_dollar(desk):
 
     first = await desk.get("/statement", **{"from": "2026-01-27", "to": "2026-01-27"})
     assert first["total"]["requests"] == 3
+    assert (first["from"], first["to"]) == ("2026-01-27", "2026-01-27")
     second = await desk.get("/statement", **{"from": "2026-01-28T00:00:00+00:00"})
     assert second["total"]["requests"] == 1
+    assert (second["from"], second["to"]) == ("2026-01-28T00:00:00Z", None)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +269,12 @@ async def test_prices_models_and_upstreams(desk):
         ["x"],
         "contract",
     )
+
+
+async def test_the_server_tells_of_itself_where_there_is_one(desk):
+    assert (await desk.get("/server"))["pid"] == 7
+    desk.office.about = None
+    assert (await refusal(desk.get("/server")))[0] == "not_found"
 
 
 async def test_paths_and_verbs(desk):

@@ -51,7 +51,11 @@ def test_a_key_from_its_making_to_its_end(say):
     lines = done(plain).splitlines()
     assert lines[0].startswith("API key: mg-")
     assert lines[2:] == ["Account: default", "Expires: 2100-01-01 00:00 UTC"]
-    assert plain[2] == "It is shown once; only a hash of it is kept.\n"
+    assert plain[2] == (
+        "It is shown once; only a hash of it is kept.\n"
+        "Account default is new.\n"
+        "It has no credit yet: moongate credit add default 5\n"
+    )
 
     listed = done(say("keys", "list"))
     assert listed.splitlines()[0].split("  ")[0] == "Id"
@@ -71,8 +75,12 @@ def test_special_keys_are_listed_as_such(say):
 
 
 def test_credit(say):
-    added = done(say("credit", "add", "acme", "$12.5"))
-    assert added == "Credited $12.50 to acme; available now: $12.50\n"
+    assert say("credit", "add", "acme", "$12.5") == (
+        0,
+        "Credited $12.50 to acme; available now: $12.50\n",
+        "Account acme is new.\n",
+    )
+    assert "credit" not in say("keys", "create", "--name", "n", "--account", "acme")[2]
     shown = json.loads(done(say("credit", "show", "acme", "--json")))
     assert (shown["posted_nanos"], shown["held_nanos"], shown["available_nanos"]) == (
         12_500_000_000,
@@ -85,7 +93,8 @@ def test_credit(say):
         "acme     $12.50  $0.00     $12.50",
     ]
     assert say("credit", "show", "nobody") == (1, "", "moongate: There is no such account.\n")
-    assert say("credit", "add", "acme", "x")[2].startswith("moongate: Use dollars above 0")
+    assert say("keys", "list", "--account", "nobody") == say("credit", "show", "nobody")
+    assert say("statement", "--account", "nobody") == say("credit", "show", "nobody")
 
 
 def test_what_there_is_before_the_first_start(say):
@@ -118,9 +127,7 @@ def test_an_empty_statement_in_every_form(say):
     assert json.loads(done(say("statement", "--json")))["total"]["charge_nanos"] == 0
     rows = list(csv.DictReader(io.StringIO(done(say("statement", "--format", "csv")))))
     assert [row["day"] for row in rows] == ["total"]
-    assert say("statement", "--from", "soon")[2] == (
-        "moongate: Use a day or a time, like 2026-01-27 (ISO 8601).\n"
-    )
+    assert "forgiven_usd" in rows[0]
 
 
 WRONG = [
@@ -134,6 +141,19 @@ WRONG = [
     (("ask", " "), "The prompt is empty."),
     (("ask", "x", "--file", "no-such"), "does not exist"),
     (("statement", "--format", "xml"), "'xml' is not one of"),
+    (
+        ("statement", "--from", "soon"),
+        "'--from': Use a day or a time, like 2026-01-27 (ISO 8601).\n",
+    ),
+    (("keys", "create", "--name", "n", "--expires", "soon"), "'--expires': Use a day"),
+    (("keys", "create", "--name", " "), "'--name': A name has 1 to 80"),
+    (("keys", "create", "--name", "n", "--models", "x"), "'--models': There is no such model.\n"),
+    (("keys", "list", "--account", "a b"), "'--account': An account is named with letters"),
+    (("credit", "add", "acme", "x"), "'USD': Use dollars above 0"),
+    (("credit", "add", "acme", "NaN"), "'USD': Use dollars above 0"),
+    (("credit", "add", "acme", "-5"), "an amount of credit cannot be negative"),
+    (("credit", "add", "acme", "--", "-5"), "'USD': Use dollars above 0"),
+    (("credit", "add", "acme", "5", "--tria"), "No such option"),
 ]
 
 
@@ -143,6 +163,28 @@ def test_wrong_use_ends_with_2(say, argv, words, monkeypatch):
     code, out, err = say(*argv)
     assert (code, out) == (2, "")
     assert words in err
+
+
+ODD_PLACES = ["http://[bad", "http://x:99999/v1", "http://x:y", "http://a..b/", "moon", "http://u:p@x",
+              "http://x/\u00e9", "ftp://x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ODD_PLACES)
+def test_an_address_that_is_none_is_told(say, monkeypatch, address):
+    monkeypatch.setenv("MOONGATE_URL", address)
+    code, out, err = say("ask", "x")
+    assert (code, out) == (1, "")
+    assert err.startswith("moongate: MOONGATE_URL takes ")
+
+
+@pytest.mark.parametrize("key", ["mg-canary\nx", "mg-canary\u00e9", "mg-\x07canary"])
+def test_a_key_that_is_none_is_told_and_never_shown(say, monkeypatch, key):
+    monkeypatch.setenv("MOONGATE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("MOONGATE_API_KEY", key)
+    code, out, err = say("ask", "x")
+    assert (code, out) == (1, "")
+    assert err.startswith("moongate: MOONGATE_API_KEY is no API key")
+    assert "canary" not in err
 
 
 def test_a_bad_configuration_is_a_message(say, tmp_path):
@@ -172,6 +214,18 @@ def test_a_corrupt_store_is_a_message(say, tmp_path):
     code, _, err = say("keys", "list")
     assert code == 1
     assert "moongate.db" in err
+    code, out, _ = say("doctor", "--json")
+    broken = [check for check in json.loads(out)["checks"] if check["state"] == "broken"]
+    assert (code, [check["name"] for check in broken]) == (1, ["store"])
+
+
+def test_a_list_of_keys_fits_a_terminal(say, monkeypatch):
+    monkeypatch.setattr("moongate.cli.screen._WIDE", 80)
+    done(say("keys", "create", "--name", "laptop", "--expires", "2099-12-31"))
+    done(say("keys", "create", "--name", "first"))
+    lines = done(say("keys", "list")).splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_doctor_without_a_server(say, tmp_path):

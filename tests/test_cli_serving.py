@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from moongate.cli import run
-from moongate.cli.opening import Announcer
+from moongate.cli.opening import Announcer, told_command
 from moongate.core.money import charge
 from moongate.upstream.scripted import ScriptedServer
 from serving_kit import ONE_UPSTREAM, Served, serve
@@ -80,7 +80,7 @@ async def test_ask_then_statement_then_wallet_agree(tmp_path, say):
         assert before - json.loads(out)["posted_nanos"] == line["charge_nanos"]
         _, out, _ = await say("statement")
         assert out.splitlines()[0].split() == [
-            "Day", "Key", "Model", "Requests", "Input", "Cached", "Output", "USD",
+            "Day", "Key", "Model", "Requests", "Uncached", "Cached", "Output", "USD",
         ]  # fmt: skip
         assert out.splitlines()[-1].split() == ["Total", "3", "240", "120", "51", "0.0002292"]
         _, out, _ = await say("statement", "--each")
@@ -125,6 +125,7 @@ async def test_an_answer_that_fails_is_told_and_costs_nothing(tmp_path, say):
             code, _, err = await say("ask", "x", *how)
             assert code == 1
             assert err.startswith("moongate: The model")
+            assert "Nothing was charged. See `moongate doctor`." in err
         code, _, err = await say("ask", "x", "--model", "nope")
         assert err.startswith("moongate: The model does not exist or is not available.")
         assert sum(row.charge_nanos for row in await served.usage()) == 0
@@ -153,6 +154,36 @@ async def test_every_command_works_beside_the_server(tmp_path, say):
         assert code == 0, out + err
         assert re.search(r"ok    server +running here", out)
         assert "ok    upstream moonshot" in out
+
+
+async def test_the_doctor_and_ask_take_the_running_servers_word(tmp_path, say, monkeypatch):
+    async with ScriptedServer(MOONS) as scripted, await served_with(tmp_path, scripted) as served:
+        served.app.office.about = lambda: {
+            "pid": 4711,
+            "version": "0",
+            "api": served.url,
+            "configuration_from": served.app.settings.origin,
+            "configuration": served.app.settings.effective(),
+        }
+        code, out, _ = await say("doctor")
+        assert code == 0, out
+        assert f"running here: {served.url}, process 4711" in " ".join(out.split())
+        assert f"Configuration: {served.app.settings.origin}\n" in out
+        assert f'base_url = "{scripted.base_url}"' in out
+        file = tmp_path / "other.toml"
+        file.write_text("[server]\ndrain_s = 7.0\n")
+        code, out, _ = await say("doctor", "--json", "--config", str(file))
+        told = json.loads(out)
+        assert (code, told["from"]) == (0, served.app.settings.origin)
+        assert told["configuration"]["server"]["drain_s"] != 7.0
+        (check,) = [one for one in told["checks"] if one["name"] == "configuration"]
+        assert "says otherwise than the server that runs" in check["detail"]
+        # A key alone goes to the server of this home folder; an address needs no path.
+        monkeypatch.setenv("MOONGATE_API_KEY", f" {served.key}\n")
+        assert (await say("ask", "x"))[:2] == (0, "Io, Europa, Ganymede.\n")
+        assert (await served.usage())[-1].key != "key_local"
+        monkeypatch.setenv("MOONGATE_URL", served.url.removesuffix("/v1"))
+        assert (await say("ask", "x"))[0] == 0
 
 
 # What serve prints.
@@ -191,7 +222,8 @@ Ctrl-C stops; running answers get time to end.
 """
 
 
-def test_the_first_start_says_what_a_person_needs(capsys):
+def test_the_first_start_says_what_a_person_needs(capsys, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/moongate")
     announce = Announcer(as_json=False)
     for done in (0, 40, 100):
         announce({"event": "progress", "what": "model", "done": done, "total": 100})
@@ -202,6 +234,20 @@ def test_the_first_start_says_what_a_person_needs(capsys):
     assert err.splitlines() == [
         f"Fetching the model: {share}% of 0 MB" for share in ("0", "40", "100")
     ]
+
+
+def test_a_command_is_told_as_another_terminal_takes_it(monkeypatch, tmp_path):
+    script = tmp_path / "a b" / "moongate"
+    script.parent.mkdir()
+    script.touch()
+    monkeypatch.setattr("sys.argv", [str(script), "serve"])
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/moongate")
+    assert told_command("ask", str(Path.home() / ".moongate")) == "moongate ask"
+    assert told_command("ask", "/srv/h") == "moongate ask --home /srv/h"
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert told_command("ask", None) == f"'{script}' ask"
+    monkeypatch.setattr("sys.argv", ["/x/moongate/__main__.py", "serve"])
+    assert told_command("keys create", None) == f"{sys.executable} -m moongate keys create"
 
 
 def test_a_later_start_shows_no_key(capsys):

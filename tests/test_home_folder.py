@@ -66,6 +66,30 @@ def test_a_pepper_lost_beside_a_store_is_not_made_anew(tmp_path):
     assert not (tmp_path / "secrets" / "pepper").exists()
 
 
+def test_a_pepper_lost_beside_a_store_elsewhere_is_not_made_anew(tmp_path):
+    home = Home(tmp_path / "h").open()
+    (tmp_path / "rows.db").write_bytes(b"x")
+    with pytest.raises(ConfigurationError, match="is missing, but the store is there"):
+        home.pepper(tmp_path / "rows.db")
+    assert len(home.pepper(tmp_path / "other.db")) == 32
+
+
+def test_a_store_emptied_beside_its_pepper_is_no_first_start(tmp_path):
+    home = Home(tmp_path).open()
+    home.pepper()
+    home.store.touch()
+    with pytest.raises(ConfigurationError, match="is empty although it was in use"):
+        home.pepper()
+    home.store.unlink()
+    home.pepper()
+
+
+def test_a_home_that_leads_nowhere_has_a_remedy(tmp_path):
+    (tmp_path / "h").symlink_to(tmp_path / "gone" / "far")
+    with pytest.raises(ConfigurationError, match="--home or MOONGATE_HOME"):
+        Home(tmp_path / "h").open()
+
+
 def test_a_path_too_long_for_the_socket(tmp_path):
     with pytest.raises(ConfigurationError, match="bytes too long for the admin socket"):
         Home(tmp_path / ("x" * 120)).open()

@@ -1,5 +1,6 @@
 """Settings: what the default is, what a file changes, and that no secret shows."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -162,6 +163,20 @@ def test_a_required_policy_takes_weaker_targets_away(tmp_path):
     settings = read(tmp_path, '[privacy]\nrequire = "contract"\n' + both)
     assert settings.cards()[0].targets == (Target("gpu", "kimi-k2.5"),)
     assert len(read(tmp_path, both).cards()[0].targets) == 2
+
+
+def test_a_small_window_caps_the_answers_default(tmp_path):
+    file = tmp_path / "c.toml"
+    for window, cap in ((8_192, 8_192), (100_000, 32_768)):
+        file.write_text(f'[[models]]\nid = "kimi-k2.5"\nwindow = {window}\n')
+        assert load(file, {}).models[0].output_tokens_default == cap
+
+
+def test_what_a_server_tells_is_read_back(tmp_path):
+    settings = load(None, {"MOONSHOT_API_KEY": "sk-canary"})
+    told = Settings.told(json.loads(json.dumps(settings.effective())), "there")
+    assert told.effective() == settings.effective()
+    assert (told.origin, told.prices()) == ("there", settings.prices())
 
 
 def test_the_command_line_goes_over_the_file():

@@ -21,6 +21,10 @@ _SOCKET_PATH_MAX: Final = 107 if sys.platform == "linux" else 103
 _ADVICE: Final = {
     errno.EACCES: "it is not ours to write. Choose another with --home or MOONGATE_HOME",
     errno.EPERM: "it is not ours to write. Choose another with --home or MOONGATE_HOME",
+    errno.ENOENT: (
+        "part of the path does not exist, or is a link to nothing. "
+        "Make it, or choose another with --home or MOONGATE_HOME"
+    ),
     errno.EROFS: "the disk is read-only. Choose another with --home or MOONGATE_HOME",
     errno.ENOSPC: "the disk is full. Make room and start again",
     errno.EDQUOT: "the disk quota is used up. Make room and start again",
@@ -99,20 +103,33 @@ class Home:
                 probe.unlink(missing_ok=True)
         return self
 
-    def pepper(self) -> bytes:
+    def pepper(self, store: Path | None = None) -> bytes:
         """The 32 random bytes that API keys are hashed with, made once, mode 0600.
 
-        Raises ConfigurationError when they are damaged, or gone while the store is still there:
-        a new pepper would silently end every key.
+        ``store`` is the store's file where it is not the home folder's own. Raises
+        ConfigurationError when the pepper is damaged, or gone while the store is still there (a
+        new one would silently end every key); and when the store was emptied beside it (a new
+        start would silently give new credit).
         """
         path = self.path / "secrets" / "pepper"
+        rows = store or self.store
         with advising(path):
-            if not path.exists():
-                if self.store.exists():
-                    raise ConfigurationError(
-                        f"{path} is missing, but the store is there. Every API key was hashed "
-                        "with it: restore it from your backup, next to the store."
-                    )
+            known = path.exists()
+        with advising(rows):
+            kept = rows.exists()
+            emptied = kept and rows.is_file() and rows.stat().st_size == 0
+        if known and emptied:
+            raise ConfigurationError(
+                f"{rows} is empty although it was in use: restore it from a backup, or delete "
+                "it to start anew."
+            )
+        if kept and not known:
+            raise ConfigurationError(
+                f"{path} is missing, but the store is there. Every API key was hashed with it: "
+                "restore it from your backup."
+            )
+        with advising(path):
+            if not known:
                 _write_once(path, secrets.token_bytes(PEPPER_BYTES))
             pepper = path.read_bytes()
         if len(pepper) != PEPPER_BYTES:

@@ -92,9 +92,8 @@ _PATTERNS: Final = tuple((operation, operation.pattern) for operation in OPERATI
 class Office:
     """Carries out operations over ``store``. ``offers`` tells the models on offer now.
 
-    ``about`` tells of the server that this office belongs to, if it belongs to one: ``pid``,
-    ``version``, ``api`` (its address), ``configuration_from`` and ``configuration`` without
-    secrets.
+    ``about`` tells of the server whose office this is, if there is one: ``pid``, ``version``,
+    ``api`` (its address), ``configuration_from`` and ``configuration`` without secrets.
     """
 
     def __init__(
@@ -219,10 +218,7 @@ class Office:
         }
 
     async def _wallet(self, account: str) -> tuple[AccountRow, bool]:
-        """The wallet ``account``, and whether it was made now because it was new.
-
-        Refuses the ledger's own accounts.
-        """
+        """The wallet ``account``, and whether it was made now. Refuses the ledger's own."""
         row, made = await self._store.account(account), False
         if row is None:
             fresh = AccountRow(account, "wallet", 0, 0, 0, self._clock.now_ms())
@@ -247,8 +243,8 @@ class Office:
         return {
             "object": "statement",
             "account": account,
-            "from": statement.moment(from_ms) if from_ms else None,
-            "to": statement.moment(to_ms),
+            "from": statement.asked(call.query.get("from"), from_ms or None),
+            "to": statement.asked(call.query.get("to"), to_ms),
             "data": lines(rows, names),
             "total": statement.total(rows),
         }

@@ -40,6 +40,11 @@ def moment(at_ms: int | None) -> str | None:
     return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def asked(text: str | None, at_ms: int | None) -> str | None:
+    """An end of the span as it was asked: a day stays that day, a time is told in UTC."""
+    return text if text and len(text) == len("2026-01-27") else moment(at_ms)
+
+
 def lines(rows: Iterable[UsageRow], names: Mapping[str, str]) -> list[dict[str, Any]]:
     """One line for each day, account, key, model and price version, in that order.
 

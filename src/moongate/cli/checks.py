@@ -40,9 +40,12 @@ class Check(msgspec.Struct, frozen=True):
     detail: str
 
 
-def look_around(desk: Desk, settings: Settings, *, running: bool) -> Iterator[Check]:
-    """Every look, in order; one that fails does not keep the rest from running."""
-    yield Check("server", "ok", "running here" if running else "none runs on this home folder")
+def look_around(desk: Desk, settings: Settings, server: dict[str, Any] | None) -> Iterator[Check]:
+    """Every look, in order; one that fails does not keep the rest from running.
+
+    ``server`` is what a server that runs here tells of itself.
+    """
+    yield Check("server", "ok", _server(desk, server))
     try:
         desk.home.open()
     except MoongateError as error:
@@ -51,14 +54,23 @@ def look_around(desk: Desk, settings: Settings, *, running: bool) -> Iterator[Ch
     yield _home(desk.home)
     yield _fsync(desk.home)
     yield _clock(desk.home)
-    yield from _ledger(desk)
-    yield from _prices(desk, settings)
-    yield from _upstreams(desk, settings)
+    told: set[str] = set()
+    for check in (*_ledger(desk), *_prices(desk, settings), *_upstreams(desk, settings)):
+        # A cause that stops several looks is told once.
+        if check.state != "broken" or check.detail not in told:
+            yield check
+        told.add(check.detail)
     if any(upstream.kind == "embedded" for upstream in settings.upstreams):
         yield from _engine(desk.home, settings)
     yield from _policies(settings)
     for key in unused(settings):
         yield Check("configuration", "warning", f"{key} is set, but this version does not use it.")
+
+
+def _server(desk: Desk, server: dict[str, Any] | None) -> str:
+    if server is not None:
+        return f"running here: {server.get('api')}, process {server.get('pid')}"
+    return "running here" if desk.running else "none runs on this home folder"
 
 
 def _home(home: Home) -> Check:

@@ -1,5 +1,6 @@
 """``moongate credit``: top up a wallet, or show it."""
 
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,12 +9,21 @@ import click
 from moongate.cli import options, screen
 
 
+class _Add(click.Command):
+    """Knows a negative amount from an option that does not exist."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" not in args and any(re.match(r"-\$?\.?[0-9]", arg) for arg in args):
+            raise click.UsageError("USD: an amount of credit cannot be negative.", ctx)
+        return super().parse_args(ctx, args)
+
+
 @click.group("credit", epilog="Example:  moongate credit show default")
 def command() -> None:
     """Top up or show a wallet."""
 
 
-@command.command(epilog="Example:  moongate credit add acme 25")
+@command.command(cls=_Add, epilog="Example:  moongate credit add acme 25")
 @click.argument("account")
 @click.argument("usd")
 @click.option("--trial", is_flag=True, help="A gift: booked against promotion, not cash.")
@@ -34,6 +44,8 @@ def add(
         screen.show_json(row)
         return
     credited, available = screen.usd(row["credited_usd"]), screen.usd(row["available_usd"])
+    if row.get("account_created"):
+        click.echo(f"Account {row['id']} is new.", err=True)
     click.echo(f"Credited {credited} to {row['id']}; available now: {available}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import msgspec
 from moongate import __version__
 from moongate.cli import options, screen
 from moongate.cli.checks import Check, look_around
+from moongate.cli.desk import Desk
 from moongate.core.errors import ConfigurationError
+from moongate.settings import Settings
 
 _INDENT = 28
 _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "broken": ("FAIL", "red")}
@@ -23,29 +26,25 @@ _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "broken": ("FA
 def command(*, as_json: bool, home: Path | None, config: Path | None) -> int:
     """Check everything that can be checked, beside a running server or without one.
 
-    Prints the effective configuration with secrets hidden, then looks at store, disk,
-    clock, prices, upstreams, engine and data policies. Exits 1 if something is broken.
+    Prints the effective configuration with secrets hidden (the running server's own, where
+    one runs), then looks at store, disk, clock, prices, upstreams, engine and data policies.
+    Exits 1 if something is broken.
     """
     desk = options.desk(home, config)
-    checks: list[Check] = []
-    effective: dict[str, Any] = {}
-    origin = ""
-    try:
-        settings = desk.settings(secrets=not desk.running)
-        effective, origin = settings.effective(), settings.origin
-    except ConfigurationError as error:
-        checks.append(Check("configuration", "broken", str(error)))
-        settings = None
+    server = desk.server()
+    checks, settings = _configuration(desk, server)
+    effective = settings.effective() if settings is not None else {}
+    origin = settings.origin if settings is not None else ""
     if not as_json:
         click.echo(f"Moongate {__version__}\n")
         if settings is not None:
             click.echo(f"Configuration: {origin}\n")
             for line in toml(effective):
-                click.echo(f"  {line}".rstrip())
+                screen.show_folded(f"  {line}".rstrip())
         click.echo("Checks\n")
         _tell(checks)
     if settings is not None:
-        for check in look_around(desk, settings, running=desk.running):
+        for check in look_around(desk, settings, server):
             checks.append(check)
             if not as_json:
                 _tell([check])
@@ -59,6 +58,44 @@ def command(*, as_json: bool, home: Path | None, config: Path | None) -> int:
         warned = sum(check.state == "warning" for check in checks)
         click.echo(f"\n{_count(broken, 'failure').capitalize()}, {_count(warned, 'warning')}.")
     return 1 if broken else 0
+
+
+def _configuration(
+    desk: Desk, server: dict[str, Any] | None
+) -> tuple[list[Check], Settings | None]:
+    """The configuration in effect, the running server's own where it tells, and what is wrong."""
+    runs: Settings | None = None
+    if server is not None:
+        # Another version's tables may not fit ours: then the file has to do.
+        with suppress(ValueError, KeyError):
+            runs = Settings.told(server["configuration"], server["configuration_from"])
+    if runs is not None and desk.config is None:
+        return [], runs
+    try:
+        settings = desk.settings(secrets=not desk.running)
+    except ConfigurationError as error:
+        return [Check("configuration", "broken", str(error))], runs
+    if runs is None:
+        return [], settings
+    checks = []
+    if _compared(settings) != _compared(runs):
+        detail = (
+            f"{settings.origin} says otherwise than the server that runs ({runs.origin}), whose "
+            "configuration is shown: stop it and start it anew to change it."
+        )
+        checks.append(Check("configuration", "warning", detail))
+    return checks, runs
+
+
+def _compared(settings: Settings) -> dict[str, Any]:
+    """What a restart would change: all but secrets, and what the command line may have said."""
+    tables = settings.effective()
+    for said in ("host", "port"):
+        del tables["server"][said]
+    for table in (*tables["upstreams"], tables["search"]):
+        table.pop("api_key", None)
+    tables["topups"].pop("stripe_secret", None)
+    return tables
 
 
 def _tell(checks: list[Check]) -> None:

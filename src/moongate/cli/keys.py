@@ -62,7 +62,8 @@ def create(
     }
     if expires:
         body["expires"] = expires
-    made = options.desk(home, config).call("POST", "/keys", body=body)
+    desk = options.desk(home, config)
+    made = desk.call("POST", "/keys", body=body)
     if as_json:
         screen.show_json(made)
         return
@@ -72,6 +73,11 @@ def create(
     if made["expires_ms"] is not None:
         click.echo(f"Expires: {screen.minute(made['expires_ms'])} UTC")
     click.echo("It is shown once; only a hash of it is kept.", err=True)
+    payer = made["account"]
+    if made.get("account_created"):
+        click.echo(f"Account {payer} is new.", err=True)
+    if desk.call("GET", f"/accounts/{payer}")["available_nanos"] <= 0:
+        click.echo(f"It has no credit yet: moongate credit add {payer} 5", err=True)
 
 
 @command.command("list", epilog="Example:  moongate keys list --account acme")
@@ -93,7 +99,7 @@ def list_keys(
         (row["id"], row["name"], row["account"], row["last4"] and f"…{row['last4']}", _state(row))
         for row in found["data"]
     ]
-    names = ("Id", "Name", "Account", "Ends in", "State")
+    names = ("Id", "Name", "Account", "Ends", "State")
     screen.show_table([(name, "left") for name in names], rows)
 
 

@@ -22,7 +22,8 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
     """
     home.open()
     clock = SystemClock()
-    keys = Keys(store := make_store(settings, home), home.pepper(), clock)
+    store = make_store(settings, home)
+    keys = Keys(store, home.pepper(settings.store.file(home.path)), clock)
     upstreams = make_upstreams(settings, home, lambda _: None)
     catalog = Catalog(settings.cards(), lambda name: upstreams[name].facts(), lambda _: True, clock)
     called = [up for up in upstreams.values() if awake and up.kind != "embedded"]

@@ -5,8 +5,11 @@ that a person should keep, go to stdout; progress goes to stderr.
 """
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +17,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from moongate import __version__
 from moongate.cli import screen
+from moongate.core.errors import ConfigurationError
+from moongate.home import Home
 
 _SNIPPET = """\
   from openai import OpenAI
@@ -85,9 +90,11 @@ class Announcer:
             _line("Try it (pip install openai):")
             _line("")
             _line(_SNIPPET.format(key=self._key, api=event["api"], model=event["models"][0]["id"]))
-            _line('Or in another terminal:  moongate ask "Name three moons."')
+            ask = told_command("ask", event.get("home"))
+            _line(f'Or in another terminal:  {ask} "Name three moons."')
         else:
-            _line("Another key:  moongate keys create --name NAME")
+            create = told_command("keys create", event.get("home"))
+            _line(f"Another key:  {create} --name NAME")
         _line("Ctrl-C stops; running answers get time to end.")
 
     def _progress(self, event: dict[str, Any]) -> None:
@@ -116,6 +123,27 @@ class Announcer:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def told_command(words: str, home: str | None) -> str:
+    """A command as another terminal takes it: found, and on the same home folder."""
+    script = Path(sys.argv[0]).absolute()
+    parts = ["moongate"]
+    if shutil.which("moongate") is None:
+        named = script.name == "moongate" and script.is_file()
+        parts = [str(script)] if named else [sys.executable, "-m", "moongate"]
+    parts += words.split()
+    if home and Path(home) != _usual_home():
+        parts += ["--home", home]
+    return shlex.join(parts)
+
+
+def _usual_home() -> Path | None:
+    """The home folder that a command takes when nobody names one."""
+    try:
+        return Home.chosen(None, {}).path
+    except ConfigurationError:
+        return None
 
 
 def _draining(event: dict[str, Any]) -> None:

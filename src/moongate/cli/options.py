@@ -23,13 +23,13 @@ def place(command: Command) -> Command:
         envvar="MOONGATE_CONFIG",
         show_envvar=True,
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         help="Configuration in TOML.",
     )(command)
     return click.option(
         "--home",
         metavar="DIR",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         help="Home folder.  [env var: MOONGATE_HOME; default: ~/.moongate]",
     )(command)
 

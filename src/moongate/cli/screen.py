@@ -75,6 +75,15 @@ def show_pair(name: str, text: str, *, indent: int | None = None) -> None:
         click.echo((name if at == 0 else " " * width) + line)
 
 
+def show_folded(line: str) -> None:
+    """A line, folded under itself on a terminal and left whole elsewhere."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    if sys.stdout.isatty():
+        show_pair(indent, line.lstrip())
+    else:
+        click.echo(line)
+
+
 def colours(*, err: bool = False) -> bool:
     """Whether stdout, or stderr, is a terminal that wants colours."""
     stream = sys.stderr if err else sys.stdout

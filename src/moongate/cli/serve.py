@@ -15,7 +15,7 @@ from moongate.settings import load
 @click.option(
     "--home",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Home folder.  [env var: MOONGATE_HOME; default: ~/.moongate]",
 )
 @click.option(
@@ -23,7 +23,7 @@ from moongate.settings import load
     envvar="MOONGATE_CONFIG",
     show_envvar=True,
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Configuration in TOML.",
 )
 @click.option("--host", metavar="H", help="Address to listen on.  [default: 127.0.0.1]")

@@ -12,7 +12,7 @@ from moongate.cli import options, screen
 _CSV = (
     "day", "account", "key", "key_name", "model", "price_version", "requests", "uncharged",
     "input_tokens", "cached_tokens", "output_tokens", "searches", "charge_nanos", "charge_usd",
-    "forgiven_nanos",
+    "forgiven_nanos", "forgiven_usd",
 )  # fmt: skip
 _CSV_EACH = ("request", "ended", *_CSV[1:], "upstream", "outcome", "estimated")
 
@@ -74,7 +74,7 @@ def _table(found: dict[str, Any], *, each: bool) -> None:
     columns += [("Account", "left")] if several else []
     columns += [("Key", "left"), ("Model", "left")]
     columns += [("Outcome", "left")] if each else [("Requests", "right")]
-    columns += [("Input", "right"), ("Cached", "right"), ("Output", "right")]
+    columns += [("Uncached", "right"), ("Cached", "right"), ("Output", "right")]
     columns += [("Searches", "right")] if searched else []
     columns += [("USD", "right")]
     rows = []

@@ -17,7 +17,7 @@ from moongate.core.errors import ConfigurationError
 from moongate.settings.check import mistakes
 from moongate.settings.read import Reading
 from moongate.settings.secret import Secret
-from moongate.settings.serving import Known, Upstream
+from moongate.settings.serving import OUTPUT_TOKENS, Known, Upstream
 from moongate.settings.tree import Settings
 
 _CHOOSES: Final = "MOONSHOT_API_KEY"
@@ -102,7 +102,11 @@ def _lent(model: object, known: dict[str, Any], upstreams: list[str]) -> object:
     if not isinstance(model, dict) or not isinstance(model.get("id"), str):
         return model
     everywhere = [{"upstream": name, "model": model["id"]} for name in upstreams]
-    return {"targets": everywhere} | known.get(model["id"], {}) | model
+    whole = {"targets": everywhere} | known.get(model["id"], {}) | model
+    window, cap = whole.get("window"), whole.get("output_tokens_default", OUTPUT_TOKENS)
+    if "output_tokens_default" not in model and type(window) is int and window >= 1:
+        whole["output_tokens_default"] = min(window, cap)
+    return whole
 
 
 def _placed(settings: Settings, folder: Path, origin: str, defaults: dict[str, Any]) -> Settings:

@@ -12,6 +12,8 @@ from moongate.settings.secret import LATER, Secret, Table
 Kind = Literal["moonshot", "vllm", "sglang", "openai", "embedded"]
 POLICY_RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
 """How much a data policy promises; more is better."""
+OUTPUT_TOKENS: Final = 32_768
+"""Output cap when neither client nor file names one, unless the window is smaller."""
 _NOT_KEPT: Final = ("not retained", "no retention", "zero retention", "never retained")
 """An agreement with one of these among its statements promises that nothing is kept."""
 
@@ -102,8 +104,14 @@ class Model(Table, frozen=True, kw_only=True):
     aliases: Annotated[tuple[str, ...], Meta(description="other names for it")] = ()
     window: Annotated[int, Meta(ge=256, le=2**31, description="context window, in tokens")]
     output_tokens_default: Annotated[
-        int, Meta(ge=1, le=2**31, description="output cap when the client names none, in tokens")
-    ] = 32_768
+        int,
+        Meta(
+            ge=1,
+            le=2**31,
+            description="output cap when the client names none, in tokens; left out, no larger "
+            "than the window",
+        ),
+    ] = OUTPUT_TOKENS
     abilities: Annotated[tuple[Ability, ...], Meta(description="what it can do beside chat")]
     tokenizer: Annotated[
         str, Meta(description="path of its tiktoken.model, for exact counts", extra=LATER)

@@ -6,7 +6,7 @@ import msgspec
 
 from moongate.core.cards import Card, Target
 from moongate.core.money import Price
-from moongate.settings.secret import Table, shown
+from moongate.settings.secret import Secret, Table, shown
 from moongate.settings.serving import POLICY_RANK, Known, Model, Upstream, card
 from moongate.settings.tables import (
     Embedded,
@@ -43,6 +43,15 @@ class Settings(Table, frozen=True, kw_only=True):
     topups: Topups = Topups()
     origin: str = "the built-in default"
     known: dict[str, Known] = {}
+
+    @classmethod
+    def told(cls, tables: dict[str, Any], origin: str) -> "Settings":
+        """Settings out of what :meth:`effective` gave; secrets stay hidden.
+
+        Raises ValueError when ``tables`` are those of another version.
+        """
+        whole = {**tables, "origin": origin}
+        return msgspec.convert(whole, cls, dec_hook=lambda _, text: Secret(str(text)))
 
     def upstream(self, name: str) -> Upstream:
         """The upstream of that name. Raises KeyError."""
