@@ -319,3 +319,18 @@ def test_python_m_moongate_is_the_same():
     )
     assert ended.stdout.startswith("moongate ")
     assert Path(sys.executable).exists()
+
+
+def test_a_home_that_is_not_ours_to_enter_is_a_message(say, tmp_path, monkeypatch):
+    (tmp_path / "h").mkdir()
+
+    def closed(*_):
+        raise PermissionError(13, "Permission denied")
+
+    # Root may enter every folder, so the system's answers are given here.
+    monkeypatch.setattr("socket.socket.connect", closed)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    for argv in (("keys", "list"), ("doctor",), ("ask", "x")):
+        code, out, err = say(*argv, "--home", str(tmp_path / "h"))
+        assert (code, out) == (1, "")
+        assert "--home or MOONGATE_HOME" in err

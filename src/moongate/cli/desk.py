@@ -51,7 +51,8 @@ class Desk:
             return None
         except PermissionError:
             raise Unanswered(
-                f"{self.home.socket} belongs to another user: run this as that user."
+                f"{self.home.path} belongs to another user: run this as that user, or choose "
+                "another with --home or MOONGATE_HOME."
             ) from None
         except OSError as error:
             why = (error.strerror or "no answer").lower()
@@ -59,13 +60,16 @@ class Desk:
         return Line(self.home.socket, timeout_s=timeout_s)
 
     def server(self) -> Answer | None:
-        """What the server that runs here says of itself; ``None`` without one that tells."""
+        """What the server that runs here says of itself; ``None`` without one that tells.
+
+        Raises Unanswered when the home folder is another user's.
+        """
         line = self.line()
         if line is None:
             return None
         try:
             told = line.call("GET", "/admin/v1/server")
-        except Refusal:
+        except (Refusal, Unanswered):
             return None
         return told if isinstance(told, dict) else None
 
