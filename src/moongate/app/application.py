@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
+from moongate import __version__
 from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
 from moongate.access.limits import Limits
 from moongate.admin import Office
@@ -68,7 +69,7 @@ class Application:
         self.log = log or Log()
         self.store = store or make_store(settings, home)
         self.upstreams = dict(upstreams or make_upstreams(settings, home, announce))
-        pepper = home.pepper()
+        pepper = home.pepper(settings.store.file(home.path))
         self.keys = Keys(self.store, pepper, self.clock)
         self.metrics = Metrics()
         self.health = Health(self.clock)
@@ -101,6 +102,7 @@ class Application:
             clock=self.clock,
             offers=self.catalog.offers,
             upstreams=self.upstreams,
+            about=self._about,
         )
         self.draining = False
         self.port = 0
@@ -260,6 +262,16 @@ class Application:
     def _address(self) -> dict[str, object]:
         host = callable_host(self.settings.server.host)
         return {"api": f"http://{host}:{self.port}/v1", "home": str(self.home.path)}
+
+    def _about(self) -> dict[str, object]:
+        """What the operator's commands are told of this server; secrets are hidden."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            **self._address(),
+            "configuration_from": self.settings.origin,
+            "configuration": self.settings.effective(),
+        }
 
     def _served(self) -> list[dict[str, object]]:
         return [summary(offer) for offer in self.catalog.offers()]
