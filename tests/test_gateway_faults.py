@@ -202,3 +202,18 @@ async def test_the_answer_names_who_gave_it_after_a_retry(tmp_path: Path) -> Non
                           for name in ("moonshot", "second")}  # fmt: skip
                 assert prints["second"] in text
                 assert prints["moonshot"] not in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_garbage_glued_to_a_frame_is_no_complete_answer(tmp_path: Path, stream: bool) -> None:
+    script = 'text aa\ngarbage "\\u0000{"\ntext b\nfinish stop'
+    async with (
+        ScriptedServer(script) as scripted,
+        serve(tmp_path, ONE_UPSTREAM.format(kind="moonshot", base_url=scripted.base_url)) as served,
+    ):
+        text = await (await served.post(ask(stream=stream))).text()
+        assert "[DONE]" not in text
+        assert '"upstream_error"' in text
+        (row,) = await served.usage()
+        assert (row.outcome, row.charge_nanos) == ("upstream_error", 0)
+        await served.sound()

@@ -2,8 +2,10 @@
 
 The framing is the WHATWG HTML standard's ("Server-sent events"): lines end in LF, CRLF or CR
 and in nothing else, so a U+2028 inside JSON never tears an event; a blank line ends an event;
-several ``data`` lines are joined with LF; comments and unknown fields are skipped. Events are
-cut on bytes and decoded by nobody here: this module refuses to know what a payload says.
+several ``data`` lines are joined with LF; comments are skipped. Unlike the standard's, this reader
+refuses a field that it does not know: what is not a field may be a piece of a torn ``data`` line,
+and an answer that silently lacks a piece must not look complete. Events are cut on bytes and
+decoded by nobody here: this module refuses to know what a payload says.
 """
 
 from typing import Final
@@ -18,6 +20,8 @@ HEARTBEAT: Final = b": keep-alive\n\n"
 """A comment frame: keeps the line warm, and means nothing to a reader."""
 
 EVENT_BYTES_MAX: Final = 16 * 1024 * 1024
+_FIELDS: Final = frozenset({b"data", b"event", b"id", b"retry", b""})
+"""The standard's fields; a comment is a line whose field has no name."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -31,8 +35,8 @@ def frame(payload: bytes) -> bytes:
 class Events:
     """Cuts a byte stream into the payloads of its events.
 
-    At most ``event_bytes_max`` bytes of one unfinished event are kept; more raises
-    UpstreamProtocolError.
+    At most ``event_bytes_max`` bytes of one unfinished event are kept. UpstreamProtocolError:
+    ``event_size`` for more, ``line`` for a line that is no field and no comment.
     """
 
     def __init__(self, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
@@ -78,7 +82,10 @@ class Events:
         """
         rest = bytes(self._rest)
         self._rest.clear()
-        return self._payload(rest.removeprefix(_BOM) if self._at_start else rest)
+        try:
+            return self._payload(rest.removeprefix(_BOM) if self._at_start else rest)
+        except UpstreamProtocolError:
+            return None
 
     def _with_lf(self, data: bytes) -> bytes:
         """``data`` with LF for every line end; a CRLF torn between two pieces counts once."""
@@ -96,6 +103,8 @@ class Events:
             name, _, value = line.partition(b":")
             if name == b"data":
                 found.append(value.removeprefix(b" "))
+            elif name not in _FIELDS:
+                raise UpstreamProtocolError("line")
         return b"\n".join(found) if found else None
 
     def _check(self, size: int) -> None:
