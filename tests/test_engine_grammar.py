@@ -9,7 +9,14 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance import numpy as masks
 
 from moongate.core.errors import UpstreamRefused
-from moongate.upstream.engine_grammar import NO_SPACE, constrain, gate, object_grammar, tighten
+from moongate.upstream.engine_grammar import (
+    NO_SPACE,
+    constrain,
+    ends,
+    gate,
+    object_grammar,
+    tighten,
+)
 
 BYTES = LLTokenizer("byte")
 """A vocabulary of single bytes: no text takes more tokens in any other."""
@@ -116,3 +123,37 @@ def test_what_is_bounded_or_referenced_is_left_alone():
     joint = {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
     assert tighten(joint, 100) == joint
     assert constrain({"type": "string"}, 100)["x-guidance"] == NO_SPACE["x-guidance"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "finite"),
+    [
+        ({"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}, False),
+        ({"type": "object", "properties": {"x": {"$ref": "#"}}}, True),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, False),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, False),
+        ({"type": "array", "items": {"$ref": "#"}}, True),
+        (
+            {
+                "$ref": "#/$defs/n",
+                "$defs": {
+                    "n": {
+                        "type": "object",
+                        "properties": {
+                            "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/n"}]}
+                        },
+                        "required": ["next"],
+                    }
+                },
+            },
+            True,
+        ),
+        ({"allOf": [{"type": "object"}, {"$ref": "#"}]}, False),
+    ],
+)
+def test_a_schema_without_a_finite_instance_is_refused(schema, finite):
+    assert ends(schema, schema) is finite
+    if not finite:
+        with pytest.raises(UpstreamRefused) as caught:
+            gate(schema)
+        assert caught.value.row == "unsupported_schema"

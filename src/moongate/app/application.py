@@ -68,7 +68,7 @@ class Application:
         self.clock = clock or SystemClock()
         self.log = log or Log()
         self.store = store or make_store(settings, home)
-        self.upstreams = dict(upstreams or make_upstreams(settings, home, announce))
+        self.upstreams = dict(upstreams or make_upstreams(settings, home, announce, self.log.event))
         pepper = home.pepper(settings.store.file(home.path))
         self.keys = Keys(self.store, pepper, self.clock)
         self.metrics = Metrics()

@@ -27,7 +27,9 @@ def make_store(settings: Settings, home: Home) -> Store:
     return SqliteStore(file)
 
 
-def make_upstreams(settings: Settings, home: Home, announce: Announce) -> dict[str, Upstream]:
+def make_upstreams(
+    settings: Settings, home: Home, announce: Announce, report: Callable[[str], None]
+) -> dict[str, Upstream]:
     """Every configured upstream by name, not started."""
 
     def progress(done: int, total: int) -> None:
@@ -44,6 +46,7 @@ def make_upstreams(settings: Settings, home: Home, announce: Announce) -> dict[s
                 projector=Path(projector) if projector else None,
                 slots=settings.embedded.slots,
                 progress=progress,
+                report=report,
             )
         else:
             upstreams[table.name] = HttpUpstream(

@@ -24,7 +24,7 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
     clock = SystemClock()
     store = make_store(settings, home)
     keys = Keys(store, home.pepper(settings.store.file(home.path)), clock)
-    upstreams = make_upstreams(settings, home, lambda _: None)
+    upstreams = make_upstreams(settings, home, lambda _: None, lambda _: None)
     catalog = Catalog(settings.cards(), lambda name: upstreams[name].facts(), lambda _: True, clock)
     called = [up for up in upstreams.values() if awake and up.kind != "embedded"]
     await store.open()

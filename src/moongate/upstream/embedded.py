@@ -7,7 +7,7 @@ them in order.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
@@ -72,7 +72,8 @@ class EmbeddedUpstream:
     """llama.cpp in a child process. ``home``: the folder below which ``models`` is kept.
 
     ``model`` and ``projector`` are files of the operator's own; without a model the stand-in
-    is fetched once, and ``progress`` is told bytes done and bytes in all meanwhile.
+    is fetched once, and ``progress`` is told bytes done and bytes in all meanwhile. ``report``
+    hears when the engine died and when it serves again.
     """
 
     kind = "embedded"
@@ -86,6 +87,7 @@ class EmbeddedUpstream:
         projector: Path | None = None,
         slots: int = 4,
         progress: Progress | None = None,
+        report: Callable[[str], None] = lambda word: None,  # noqa: ARG005 - the silent default
     ) -> None:
         self.name = name
         self.folder = home / "models"
@@ -94,6 +96,7 @@ class EmbeddedUpstream:
         self._slots = Slots(slots)
         self._slot_count = slots
         self._progress = progress
+        self._report = report
         self._window = WINDOW
         self._architecture = ""
         self._process: EngineProcess | None = None
@@ -152,7 +155,7 @@ class EmbeddedUpstream:
             slots=self._slot_count,
             n_ctx=self._slot_count * self._window,
         )
-        self._process = EngineProcess(work, self._slots.forget)
+        self._process = EngineProcess(work, self._slots.forget, self._report)
         await self._process.start()
         self._client = EngineClient(self._process)
         try:

@@ -143,18 +143,34 @@ class AnswerReader:
         if not self._keeps_promise():
             if cut:
                 return "length"
-            raise UpstreamProtocolError("not_as_promised")
+            raise _BrokenPromise("not_as_promised")
         return "tool_calls" if self._goal.kind == "call" else "stop"
 
     def _keeps_promise(self) -> bool:
         try:
             value = json.loads("".join(self._text))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         if self._goal.kind == "object":
             return isinstance(value, dict)
         schema = self._goal.schema or {}
-        if "patternProperties" in json.dumps(schema):
+        if _uses(schema, "patternProperties"):
             return True
         validator = _Validator(schema, registry=Registry())
-        return bool(validator.is_valid(value))
+        try:
+            return bool(validator.is_valid(value))
+        except RecursionError:
+            return False
+
+
+class _BrokenPromise(UpstreamProtocolError):
+    """The model's answer is not what was asked: no fault of the engine's health."""
+
+    unhealthy = False
+
+
+def _uses(schema: Any, keyword: str) -> bool:
+    """Whether ``keyword`` stands as a keyword anywhere in ``schema``, not in its texts."""
+    if isinstance(schema, dict):
+        return keyword in schema or any(_uses(one, keyword) for one in schema.values())
+    return isinstance(schema, list) and any(_uses(one, keyword) for one in schema)

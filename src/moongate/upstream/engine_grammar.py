@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 from llguidance import LLMatcher
@@ -131,6 +132,49 @@ def gate(schema: Any) -> None:
         raise UpstreamRefused("unsupported_schema", keyword="schema") from None
     if bad:
         raise UpstreamRefused("unsupported_schema", keyword=_keyword(messages))
+    if not ends(schema, schema):
+        raise UpstreamRefused("unsupported_schema", keyword="$ref")
+
+
+def ends(schema: Any, root: Any, via: frozenset[str] = frozenset()) -> bool:
+    """Whether ``schema`` has an instance of finite size; ``via`` are the references followed.
+
+    Only what must be there can be endless: required properties, items below ``minItems``, every
+    branch of ``allOf``; of ``anyOf`` and ``oneOf`` one branch that ends is enough.
+    """
+    if not isinstance(schema, dict):
+        return True
+    target = schema.get("$ref")
+    if isinstance(target, str):
+        return target not in via and ends(_at(root, target), root, via | {target})
+    if {"enum", "const"} & schema.keys():
+        return True
+    for word in ("anyOf", "oneOf"):
+        branches = schema.get(word)
+        if isinstance(branches, list) and not any(ends(one, root, via) for one in branches):
+            return False
+    must = [one for one in schema.get("allOf", ()) if isinstance(schema.get("allOf"), list)]
+    if _only(schema, "object"):
+        properties = schema.get("properties", {})
+        must += [properties.get(name, True) for name in schema.get("required", ())]
+    if _only(schema, "array") and schema.get("minItems", 0) > 0:
+        must += [*schema.get("prefixItems", ())[: schema["minItems"]], schema.get("items", True)]
+    return all(ends(one, root, via) for one in must)
+
+
+def _only(schema: Mapping[str, Any], kind: str) -> bool:
+    return schema.get("type") in (kind, [kind])
+
+
+def _at(root: Any, pointer: str) -> Any:
+    """What a local reference points to; True (anything) where it is not plainly there."""
+    place = root
+    for step in pointer.removeprefix("#").split("/")[1:]:
+        name = unquote(step).replace("~1", "/").replace("~0", "~")
+        if not isinstance(place, dict) or name not in place:
+            return True
+        place = place[name]
+    return place
 
 
 def constrain(schema: Mapping[str, Any], tokens: int) -> dict[str, Any]:

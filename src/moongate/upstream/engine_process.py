@@ -57,9 +57,12 @@ class Work(msgspec.Struct, frozen=True):
 class EngineProcess:
     """A child process that is there whenever it can be."""
 
-    def __init__(self, work: Work, on_restart: Callable[[], None]) -> None:
+    def __init__(
+        self, work: Work, on_restart: Callable[[], None], report: Callable[[str], None]
+    ) -> None:
         self._work = work
         self._on_restart = on_restart
+        self._report = report
         self._up = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -163,6 +166,7 @@ class EngineProcess:
             began = time.monotonic()
             await self._child.wait()
             self._up.clear()
+            self._report("engine_died")
             if time.monotonic() - began > _CALM_S:
                 failures = 0
             while not self._up.is_set():
@@ -172,6 +176,7 @@ class EngineProcess:
                 self._on_restart()
                 with contextlib.suppress(ConfigurationError, OSError):
                     await self._spawn()
+                    self._report("engine_restarted")
 
     async def _end(self) -> None:
         self._up.clear()

@@ -182,7 +182,8 @@ class HttpUpstream:
             raise UpstreamOverloaded("full", retry_after_s=ROOM_TIMEOUT_S)
         self._waiting += 1
         try:
-            await asyncio.wait_for(self._room.acquire(), ROOM_TIMEOUT_S)
+            async with asyncio.timeout(ROOM_TIMEOUT_S):
+                await self._room.acquire()
         except TimeoutError:
             raise UpstreamOverloaded("full", retry_after_s=ROOM_TIMEOUT_S) from None
         finally:
