@@ -133,3 +133,47 @@ def test_what_is_no_answer_is_a_protocol_error(data):
     with pytest.raises(UpstreamProtocolError) as caught:
         read(data)
     assert "secret" not in str(caught.value)
+
+
+def test_a_broken_promise_does_not_speak_against_the_engines_health():
+    with pytest.raises(UpstreamProtocolError) as caught:
+        read(stream("[1]"), Goal("object"))
+    assert (caught.value.kind, caught.value.unhealthy) == ("not_as_promised", False)
+    with pytest.raises(UpstreamProtocolError) as caught:
+        read(b"")
+    assert caught.value.unhealthy
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "[" * 400 + "]" * 400])
+def test_an_answer_too_deep_to_check_is_a_broken_promise(text):
+    goal = Goal("schema", schema={"type": "array", "items": {"$ref": "#"}, "maxItems": 1})
+    with pytest.raises(UpstreamProtocolError) as caught:
+        read(stream(text), goal)
+    assert caught.value.kind == "not_as_promised"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "title": "patternProperties"},
+        {"type": "object", "properties": {"patternProperties": {"type": "integer"}}},
+        {"type": "object", "patternProperties": {"^(a+)+$": {}}, "required": ["b"]},
+    ],
+)
+def test_no_mention_of_patterns_switches_the_check_off(schema):
+    with pytest.raises(UpstreamProtocolError):
+        read(stream('{"patternProperties": "x"}'), Goal("schema", schema=schema))
+
+
+def test_names_by_pattern_neither_stall_the_check_nor_count_as_additional():
+    schema = {"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}
+    text = json.dumps({"a" * 60 + "!": 1})
+    assert read(stream(text), Goal("schema", schema=schema))[1].reason == "stop"
+
+
+def test_garbage_glued_to_a_frame_is_no_shorter_answer():
+    whole = stream("aa", "b")
+    at = whole.rindex(b"data: ", 0, whole.index(b'"b"'))
+    with pytest.raises(UpstreamProtocolError) as caught:
+        read(whole[:at] + b'garbage "{"' + whole[at:])
+    assert caught.value.kind == "line"

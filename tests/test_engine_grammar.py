@@ -157,3 +157,33 @@ def test_a_schema_without_a_finite_instance_is_refused(schema, finite):
         with pytest.raises(UpstreamRefused) as caught:
             gate(schema)
         assert caught.value.row == "unsupported_schema"
+
+
+OBJECT = {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "finite"),
+    [
+        ({**OBJECT, "type": ["object", "array"], "items": OBJECT, "minItems": 1}, False),
+        ({**OBJECT, "type": ["object", "null"]}, True),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {}}, **OBJECT}, False),
+        ({"type": "object", "additionalProperties": {"$ref": "#"}, "minProperties": 1}, False),
+        ({"anyOf": [{"$ref": "#/anyOf/0"}]}, False),
+        ({"$ref": "#a", "$defs": {"a": {"$anchor": "a", "type": "string"}}}, True),
+    ],
+)
+def test_an_end_is_found_only_where_there_is_one(schema, finite):
+    assert ends(schema, schema) is finite
+
+
+def test_references_that_fork_are_followed_in_no_time():
+    defs = {"a60": {"type": "string"}}
+    for at in range(60):
+        one = {"$ref": f"#/$defs/a{at + 1}"}
+        pair = {"x": one, "y": one}
+        defs[f"a{at}"] = {"type": "object", "properties": pair, "required": ["x", "y"]}
+    schema = {"$ref": "#/$defs/a0", "$defs": defs}
+    assert ends(schema, schema)
+    defs["a60"] = {"$ref": "#/$defs/a0"}
+    assert not ends(schema, schema)

@@ -129,7 +129,8 @@ async def test_a_task_that_is_cancelled_frees_the_slot_too(model):
 
 
 async def test_after_a_crash_it_comes_back_and_loses_only_what_was_in_flight(model):
-    async with engine_of(model, slots=2) as engine:
+    told = []
+    async with engine_of(model, slots=2, report=told.append) as engine:
         before = await answer_of(engine, "the same words again and again")
         working = asyncio.create_task(ask(engine, LONG, cap=CAP))
         await until(lambda: engine.slots_busy == 1)
@@ -142,6 +143,7 @@ async def test_after_a_crash_it_comes_back_and_loses_only_what_was_in_flight(mod
         assert engine.pid != first
         assert (after.counts.prompt, after.counts.cached) == (before.counts.prompt, 0)
         assert (await engine.probe()).ok
+    assert told == ["engine_died", "engine_restarted"]
 
 
 async def test_while_it_cannot_come_back_who_asks_is_told(model, tmp_path, monkeypatch):

@@ -478,3 +478,16 @@ async def test_no_secret_and_no_text_of_others_in_repr_and_logs(
     everything = caplog.text + "".join(seen)
     assert KEY not in everything
     assert "CANARY" not in everything
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_is_cancelled_as_room_comes_is_cancelled(turns: int) -> None:
+    upstream = an_upstream("http://127.0.0.1:1", concurrency_max=1)
+    async with upstream._admitted():
+        waiting = asyncio.create_task(upstream._queue())
+        await asyncio.sleep(0.01)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if waiting.cancel():  # false: it had its room before
+        with pytest.raises(asyncio.CancelledError):
+            await waiting

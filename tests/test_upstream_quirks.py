@@ -333,3 +333,16 @@ def test_each_kind_fills_each_cell() -> None:
         assert not quirks.forward & OWNED
         assert not quirks.forward & {"logprobs", "store", "metadata", "service_tier", "functions"}
     assert "unsupported_ability" in ROWS
+
+
+@pytest.mark.parametrize("kind", ["moonshot", "openai"])
+def test_a_cache_key_meets_only_its_own_tenants(kind: Any) -> None:
+    def key(tenant: str, said: str | None) -> Any:
+        request = Request("kimi-k2.5", (Message(role="user", content="x"),), cache_key=said)
+        ask = Ask("req_1", request, "kimi-k2.5", 10, tenant)
+        return shape(ChatCodec().write_request(request), ask, kind).get("prompt_cache_key")
+
+    assert key("a", "one") == key("a", "one")
+    assert len({key("a", "one"), key("b", "one"), key("a", "two"), "one"}) == 4
+    assert len(key("a", "one")) == 32
+    assert key("a", None) is None

@@ -91,3 +91,26 @@ def test_an_event_has_a_largest_size():
     assert events.feed(b"x" * 64) == []
     with pytest.raises(UpstreamProtocolError):
         events.feed(b"x")
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b'\x00{data: {"a":1}\n\n',
+        b'data: {"a":1}\nrest\n\n',
+        b"xdata: a\n\n",
+        b"Data: a\n\n",
+        b'id: 7data: {"a":1}\n\n',
+        b': notedata: {"a":1}\n\n',
+    ],
+)
+def test_a_line_that_is_no_field_is_never_skipped(wire):
+    with pytest.raises(UpstreamProtocolError) as caught:
+        Events().feed(b"data: before\n\n" + wire)
+    assert caught.value.kind == "line"
+
+
+def test_a_torn_end_mark_is_no_end_mark():
+    events = Events()
+    assert events.feed(b"xdata: [DONE]\n") == []
+    assert events.close() is None

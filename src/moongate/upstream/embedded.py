@@ -194,7 +194,11 @@ class EmbeddedUpstream:
             async with client.completion(body) as pieces, aclosing(pieces):
                 yield reader.open()
                 async for data in pieces:
-                    if events := reader.feed(data):
+                    if plan.goal.schema is None:
+                        events = reader.feed(data)
+                    else:  # the last piece has the whole answer checked
+                        events = await asyncio.to_thread(reader.feed, data)
+                    if events:
                         yield events
                 reader.close()
 

@@ -7,6 +7,7 @@ engine generates freely where it could not read a grammar, and says nothing.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -54,10 +55,24 @@ class _Chunk(msgspec.Struct):
 
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
 
+
+def _additional(validator: Any, rule: Any, value: Any, schema: Any) -> Iterator[Any]:
+    """``additionalProperties``, where no pattern has a say in what is additional."""
+    if "patternProperties" not in schema:
+        yield from Draft202012Validator.VALIDATORS["additionalProperties"](
+            validator, rule, value, schema
+        )
+
+
 # The engine enforces patterns with a linear-time matcher of its own; Python's could be made to
 # run for ever by a client's pattern.
 _Validator: Final = extend(  # type: ignore[no-untyped-call]  # its stubs say nothing of it
-    Draft202012Validator, {"pattern": lambda *_: iter(())}
+    Draft202012Validator,
+    {
+        "pattern": lambda *_: iter(()),
+        "patternProperties": lambda *_: iter(()),
+        "additionalProperties": _additional,
+    },
 )
 
 
@@ -154,8 +169,6 @@ class AnswerReader:
         if self._goal.kind == "object":
             return isinstance(value, dict)
         schema = self._goal.schema or {}
-        if _uses(schema, "patternProperties"):
-            return True
         validator = _Validator(schema, registry=Registry())
         try:
             return bool(validator.is_valid(value))
@@ -167,10 +180,3 @@ class _BrokenPromise(UpstreamProtocolError):
     """The model's answer is not what was asked: no fault of the engine's health."""
 
     unhealthy = False
-
-
-def _uses(schema: Any, keyword: str) -> bool:
-    """Whether ``keyword`` stands as a keyword anywhere in ``schema``, not in its texts."""
-    if isinstance(schema, dict):
-        return keyword in schema or any(_uses(one, keyword) for one in schema.values())
-    return isinstance(schema, list) and any(_uses(one, keyword) for one in schema)

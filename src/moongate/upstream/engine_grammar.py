@@ -43,6 +43,7 @@ _HINTS: Final = (
 )
 _ITEMS_MAX: Final = 8
 _SCHEMA_BYTES_MAX: Final = 262_144
+_ROUNDS_MAX: Final = 32
 _END: Final = 1
 """Tokens: the end of the answer is a token too."""
 
@@ -136,44 +137,83 @@ def gate(schema: Any) -> None:
         raise UpstreamRefused("unsupported_schema", keyword="$ref")
 
 
-def ends(schema: Any, root: Any, via: frozenset[str] = frozenset()) -> bool:
-    """Whether ``schema`` has an instance of finite size; ``via`` are the references followed.
+def ends(schema: Any, root: Any) -> bool:
+    """Whether ``schema`` has an instance of finite size; one too deep to tell has none.
 
     Only what must be there can be endless: required properties, items below ``minItems``, every
-    branch of ``allOf``; of ``anyOf`` and ``oneOf`` one branch that ends is enough.
+    branch of ``allOf``; of ``anyOf``, ``oneOf`` and several types one that ends is enough. Each
+    reference is followed once a round, and rounds go on while they find more that ends.
     """
+    known: set[str] = set()
+    for _ in range(_ROUNDS_MAX):
+        before = len(known)
+        try:
+            if _ends(schema, root, known, set()):
+                return True
+        except RecursionError:
+            return False
+        if len(known) == before:
+            return False
+    return False
+
+
+def _ends(schema: Any, root: Any, known: set[str], tried: set[str]) -> bool:
     if not isinstance(schema, dict):
         return True
+
+    def each(one: Any) -> bool:
+        return _ends(one, root, known, tried)
+
     target = schema.get("$ref")
-    if isinstance(target, str):
-        return target not in via and ends(_at(root, target), root, via | {target})
+    if isinstance(target, str) and target not in known:
+        if target in tried:
+            return False
+        tried.add(target)
+        if not each(_at(root, target)):
+            return False
+        known.add(target)
     if {"enum", "const"} & schema.keys():
         return True
     for word in ("anyOf", "oneOf"):
         branches = schema.get(word)
-        if isinstance(branches, list) and not any(ends(one, root, via) for one in branches):
+        if isinstance(branches, list) and not any(map(each, branches)):
             return False
-    must = [one for one in schema.get("allOf", ()) if isinstance(schema.get("allOf"), list)]
-    if _only(schema, "object"):
+    if not all(map(each, schema.get("allOf", ()))):
+        return False
+    named = schema.get("type")
+    kinds = [named] if isinstance(named, str) else named or [""]
+    return any(all(map(each, _musts(schema, kind))) for kind in kinds)
+
+
+def _musts(schema: Mapping[str, Any], kind: str) -> list[Any]:
+    """The schemas of what an instance of ``kind`` cannot do without."""
+    if kind == "object":
         properties = schema.get("properties", {})
-        must += [properties.get(name, True) for name in schema.get("required", ())]
-    if _only(schema, "array") and schema.get("minItems", 0) > 0:
-        must += [*schema.get("prefixItems", ())[: schema["minItems"]], schema.get("items", True)]
-    return all(ends(one, root, via) for one in must)
-
-
-def _only(schema: Mapping[str, Any], kind: str) -> bool:
-    return schema.get("type") in (kind, [kind])
+        rest = True if "patternProperties" in schema else schema.get("additionalProperties", True)
+        musts = [properties.get(name, rest) for name in schema.get("required", ())]
+        if not properties and schema.get("minProperties", 0) > len(musts):
+            musts.append(rest)
+        return musts
+    if kind == "array" and schema.get("minItems", 0) > 0:
+        first = list(schema.get("prefixItems", ()))[: schema["minItems"]]
+        more = schema["minItems"] > len(first)
+        return [*first, schema.get("items", True)] if more else first
+    return []
 
 
 def _at(root: Any, pointer: str) -> Any:
     """What a local reference points to; True (anything) where it is not plainly there."""
+    if pointer != "#" and not pointer.startswith("#/"):
+        return True
     place = root
     for step in pointer.removeprefix("#").split("/")[1:]:
         name = unquote(step).replace("~1", "/").replace("~0", "~")
-        if not isinstance(place, dict) or name not in place:
+        if isinstance(place, list) and name.isdecimal() and int(name) < len(place):
+            place = place[int(name)]
+        elif isinstance(place, dict) and name in place:
+            place = place[name]
+        else:
             return True
-        place = place[name]
     return place
 
 

@@ -103,7 +103,7 @@ class Events:
             name, _, value = line.partition(b":")
             if name == b"data":
                 found.append(value.removeprefix(b" "))
-            elif name not in _FIELDS:
+            elif name not in _FIELDS or b"data: {" in line or b"data:{" in line:
                 raise UpstreamProtocolError("line")
         return b"\n".join(found) if found else None
 
