@@ -171,7 +171,10 @@ def moongate(scratch: Path, config: str | None, patience_s: float = 300.0) -> It
     began = time.monotonic()
     log = scratch / "moongate.log"
     with log.open("ab") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, env=clean)
+        # Unbuffered: a line that waits in a buffer is one that select() does not see.
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=file, env=clean, bufsize=0
+        )
     try:
         url, key = read_start(process, began + patience_s, home)
         ready_s = time.monotonic() - began
