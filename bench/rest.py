@@ -90,7 +90,7 @@ class Relay:
 async def added(scratch: Path, requests: int) -> dict[str, Any]:
     """Ask for 200 tokens again and again; the client's time less the engine's, for each."""
     told: list[dict[str, Any]] = []
-    settings = load(None, {})
+    settings = load(None, {}).with_server(port=0)
     home = Home(scratch / "home")
     app = Application(settings, home, told.append)
     await app.start()

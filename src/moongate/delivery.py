@@ -22,9 +22,7 @@ _PULSE_S: Final = 2.5
 
 
 class Delivery(Protocol):
-    """What the gateway needs of either form. ``status`` is what the client was told."""
-
-    status: int
+    """What the gateway needs of either form."""
 
     def served_by(self, fingerprint: str) -> None:
         """Name who answers; it may change until something was sent."""
@@ -43,7 +41,6 @@ class Whole:
         del clock  # only a stream can be silent
         self._codec, self._head, self._reply, self._headers = codec, head, reply, headers
         self._fold = Fold()
-        self.status = 200
 
     def served_by(self, fingerprint: str) -> None:
         self._head = msgspec.structs.replace(self._head, fingerprint=fingerprint)
@@ -58,7 +55,6 @@ class Whole:
 
     async def fail(self, before: Refused, within: Refused) -> None:  # noqa: ARG002 - streams differ
         await refuse(self._reply, self._codec, before, self._headers)
-        self.status = before.status
 
 
 class Streamed:
@@ -75,7 +71,6 @@ class Streamed:
         self._begun = False
         self._over = False
         self._spoke_s = clock.monotonic_s()
-        self.status = 200
 
     def served_by(self, fingerprint: str) -> None:
         if fingerprint != self._head.fingerprint and not self._begun:
@@ -99,7 +94,6 @@ class Streamed:
         else:
             self._over = True
             await refuse(self._reply, self._codec, before, self._headers)
-            self.status = before.status
 
     async def beat(self) -> None:
         """Write a comment frame when the stream was silent for too long."""

@@ -16,13 +16,11 @@ import msgspec
 
 FIELDS: Final = {
     "account": "the account's id",
-    "address": "host and port that we listen on",
     "amount_nanos": "nano-dollars",
     "attempt": "which try at an upstream",
     "cached": "cached prompt tokens",
     "code": "an error's code",
     "count": "how many",
-    "done": "bytes done",
     "duration_ms": "milliseconds from acceptance to the end",
     "error": "an exception's type",
     "estimated": "whether counts are ours",
@@ -34,11 +32,9 @@ FIELDS: Final = {
     "model": "the catalogue's id of a model",
     "outcome": "how the request ended",
     "output": "output tokens",
-    "pid": "a process id",
     "request": "the request's id",
     "status": "the HTTP status",
     "streamed": "whether the answer was streamed",
-    "total": "bytes in all",
     "upstream": "the upstream's configured name",
 }
 """Every field that a log line may carry. A test compares it with what is published as kept."""

@@ -7,18 +7,18 @@ an id of its caller's, so that a repeat changes nothing.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import msgspec
 
-from moongate.access.keys import LOCAL_KEY
+from moongate.access.keys import LOCAL_KEY, Keys
 from moongate.admin import shapes, statement
 from moongate.admin.fields import Fields, account_id
 from moongate.core.cards import Offer
 from moongate.core.errors import Refused
 from moongate.core.ids import new_id
 from moongate.core.ports import Clock, Store, Upstream
-from moongate.core.rows import AccountRow, KeyRow, PriceRow
+from moongate.core.rows import AccountRow, PriceRow
 
 PREFIX: Final = "/admin/v1"
 Answer = dict[str, Any]
@@ -31,24 +31,6 @@ _KEY_FIELDS: Final = (
     "name", "account", "expires", "models", "policy", "zero_retention", "admin",
 )  # fmt: skip
 _KINDS: Final = ("topup", "trial")
-
-
-class KeyDesk(Protocol):
-    """What the office needs of :class:`moongate.access.keys.Keys`."""
-
-    async def create(
-        self,
-        *,
-        account: str,
-        name: str,
-        models: tuple[str, ...] = (),
-        policy: Literal["standard", "strict", "lenient"] = "standard",
-        zero_retention: bool = False,
-        expires_ms: int | None = None,
-        admin: bool = False,
-    ) -> tuple[KeyRow, str]: ...
-    async def list(self, account: str | None = None) -> list[KeyRow]: ...
-    async def revoke(self, id: str) -> bool: ...
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -99,7 +81,7 @@ class Office:
     def __init__(
         self,
         store: Store,
-        keys: KeyDesk,
+        keys: Keys,
         clock: Clock,
         offers: Callable[[], list[Offer]],
         upstreams: Mapping[str, Upstream],

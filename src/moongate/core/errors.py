@@ -72,7 +72,6 @@ ROWS: Final[dict[str, Row]] = {
     "unsupported_schema": Row(400, _IRE, "Schema feature not supported: {keyword}."),
     "unsupported_ability": Row(400, _IRE, "This model does not take {ability} here."),
     "image_url_not_allowed": Row(400, _IRE, "This URL cannot be fetched."),
-    "invalid_image": Row(400, _IRE, "The image is not valid or too large."),
     "unknown_parameter": Row(400, _IRE, "Unknown parameter."),
     "content_filter": Row(400, _IRE, "The request was rejected by the model's content filter."),
     "rejected_by_model": Row(400, _IRE, "The model's server refused this request as invalid."),

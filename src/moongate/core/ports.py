@@ -201,12 +201,6 @@ class Upstream(Protocol):
         """Release everything."""
 
 
-class TokenCounter(Protocol):
-    """Counts a prompt's tokens: ``bound`` can never be too low."""
-
-    def bound(self, request: Request, window: int) -> int: ...
-
-
 class Settlement(Sealed, frozen=True):
     """How a hold ends: its usage row and what state it leaves the hold in.
 
