@@ -13,16 +13,25 @@ from moongate.core.errors import Refused
 from moongate.core.events import Answer, Event, Finished
 from moongate.core.money import Bill, Counts
 from moongate.core.request import Request
-from moongate.core.rows import (
-    AccountRow,
-    EntryRow,
-    Finding,
-    HoldRow,
-    KeyRow,
-    PriceRow,
-    UsageRow,
-)
 from moongate.core.sealed import Sealed
+from moongate.core.store import Settlement, Store
+
+__all__ = [
+    "NO_COUNTS",
+    "Ask",
+    "Clock",
+    "Codec",
+    "Head",
+    "ManualClock",
+    "Probe",
+    "Reader",
+    "Reply",
+    "Settlement",
+    "Store",
+    "SystemClock",
+    "Upstream",
+    "Writer",
+]
 
 
 class Clock(Protocol):
@@ -199,89 +208,6 @@ class Upstream(Protocol):
 
     async def close(self) -> None:
         """Release everything."""
-
-
-class Settlement(Sealed, frozen=True):
-    """How a hold ends: its usage row and what state it leaves the hold in.
-
-    ``charge`` moves from the hold's account to revenue when it is above zero.
-    """
-
-    row: UsageRow
-    void: bool = False
-
-
-class Store(Protocol):
-    """Where rows live. Every move is one durable commit, or LedgerUnavailable and nothing.
-
-    Money moves are compare-and-set: a repeat changes nothing and says so.
-    """
-
-    async def open(self) -> None:
-        """Open and migrate. Raises ConfigurationError (corrupt, newer, locked, unwritable)."""
-
-    async def close(self) -> None: ...
-
-    async def ping(self) -> None:
-        """Commit nothing, durably. Raises LedgerUnavailable."""
-
-    # accounts and keys
-    async def account_create(self, row: AccountRow) -> bool:
-        """Insert; False when the id exists."""
-
-    async def account(self, id: str) -> AccountRow | None: ...
-    async def accounts(self) -> list[AccountRow]: ...
-    async def key_insert(self, row: KeyRow) -> None: ...
-    async def key_by_mac(self, mac: bytes) -> KeyRow | None: ...
-    async def keys(self, account: str | None = None) -> list[KeyRow]: ...
-    async def key_revoke(self, id: str, at_ms: int) -> bool:
-        """Set ``revoked_ms`` once; False when unknown or already revoked."""
-
-    # prices
-    async def price_add(self, row: PriceRow) -> PriceRow:
-        """Insert with the next version (``row.version`` is ignored) and return it."""
-
-    async def prices(self) -> list[PriceRow]:
-        """Every row, oldest version first."""
-
-    # money
-    async def credit(self, account: str, amount_nanos: int, kind: str, tx: str, at_ms: int) -> bool:
-        """Post ``amount`` to a wallet, against ``cash`` (kind ``topup``) or ``promo`` (``trial``).
-
-        False when ``tx`` exists. Raises Refused for no such wallet, or one that cannot take it.
-        """
-
-    async def hold(self, row: HoldRow) -> bool:
-        """Set money aside on every leg, or on none; False when a leg cannot pay."""
-
-    async def settle(self, settlement: Settlement) -> bool:
-        """Resolve an open hold with its usage row; False when it was resolved before."""
-
-    async def renew(self, ids: Sequence[str], at_ms: int) -> int:
-        """Extend the leases of open holds; returns how many were still open."""
-
-    async def expire(self, at_ms: int, grace_s: int) -> list[str]:
-        """Resolve holds whose lease and grace ran out, charge 0; returns their ids."""
-
-    async def expire_orphans(self, owner: str, at_ms: int) -> list[str]:
-        """Expire at once what others than ``owner`` hold, where nobody else can be running.
-
-        A store that several processes serve leaves them to their leases and returns nothing.
-        """
-
-    # looks
-    async def open_holds(self) -> list[HoldRow]: ...
-    async def usage(
-        self, account: str | None = None, from_ms: int = 0, to_ms: int | None = None
-    ) -> list[UsageRow]:
-        """Resolved requests ended in [from, to), oldest first."""
-
-    async def usage_row(self, hold: str) -> UsageRow | None:
-        """How one request ended; ``None`` while it is open or unknown."""
-
-    async def entries(self, account: str | None = None) -> list[EntryRow]: ...
-    async def audit(self) -> list[Finding]:
-        """Check the invariants; empty when all hold."""
 
 
 NO_COUNTS = Counts()

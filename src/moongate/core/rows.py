@@ -5,7 +5,7 @@ holds content: that is why these are plain structs whose ``repr`` may be printed
 """
 
 from enum import IntEnum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -26,6 +26,15 @@ Outcome = Literal[
 ]
 
 
+Policy = Literal["standard", "strict", "lenient"]
+
+Scope = Literal["key", "project", "account"]
+"""What a budget hangs on. The subject of a project is ``ACCOUNT/PROJECT``."""
+
+Per = Literal["day", "week", "month", "life"]
+"""A budget's window, in UTC: calendar day, ISO week (from Monday), calendar month, or all time."""
+
+
 class HoldState(IntEnum):
     """A hold leaves ``OPEN`` exactly once."""
 
@@ -35,8 +44,26 @@ class HoldState(IntEnum):
     EXPIRED = 3
 
 
+class Quota(msgspec.Struct, frozen=True):
+    """Rates that a key or an account may not exceed; ``None``: no limit of its own.
+
+    ``rpm`` is requests a minute, ``tpm`` tokens a minute, ``concurrency`` answers at once.
+    """
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+
+
+NO_QUOTA: Final = Quota()
+
+
 class AccountRow(msgspec.Struct, frozen=True):
-    """An account. ``posted`` is the sum of its entries, ``held`` of its open hold legs."""
+    """An account. ``posted`` is the sum of its entries, ``held`` of its open hold legs.
+
+    A wallet's entries form a hash chain: ``chain_no`` counts them and ``chain`` is the hash of the
+    last (32 bytes; empty while there is none). See :func:`moongate.core.chain.link`.
+    """
 
     id: str
     kind: AccountKind
@@ -44,6 +71,9 @@ class AccountRow(msgspec.Struct, frozen=True):
     held_nanos: int
     credit_limit_nanos: int
     created_ms: int
+    quota: Quota = NO_QUOTA
+    chain_no: int = 0
+    chain: bytes = b""
 
     @property
     def available_nanos(self) -> int:
@@ -52,7 +82,11 @@ class AccountRow(msgspec.Struct, frozen=True):
 
 
 class KeyRow(msgspec.Struct, frozen=True):
-    """An API key without its secret: only a MAC under the pepper and the last four characters."""
+    """An API key without its secret: only a MAC under the pepper and the last four characters.
+
+    A rotated key keeps its id; the secret before it (``old_mac``) works until ``old_until_ms``.
+    ``account_quota`` is the account's, as the store read it; it is no column of the key's.
+    """
 
     id: str
     account: str
@@ -62,10 +96,35 @@ class KeyRow(msgspec.Struct, frozen=True):
     created_ms: int
     admin: bool = False
     models: tuple[str, ...] = ()
-    policy: Literal["standard", "strict", "lenient"] = "standard"
+    policy: Policy = "standard"
     zero_retention: bool = False
     expires_ms: int | None = None
     revoked_ms: int | None = None
+    project: str = ""
+    quota: Quota = NO_QUOTA
+    old_mac: bytes | None = None
+    old_until_ms: int | None = None
+    account_quota: Quota = NO_QUOTA
+
+
+class BudgetRow(msgspec.Struct, frozen=True):
+    """A cap on what ``subject`` may spend in each window. It is counted in the ledger alone.
+
+    Each window is an account of kind ``budget`` whose credit limit is the cap, called
+    :func:`moongate.core.windows.window_id`; a hold has a leg on it. One row for each (scope,
+    subject, per). ``spent_nanos`` and ``held_nanos`` are those of the window at the time of
+    reading; they are no columns.
+    """
+
+    id: str
+    account: str
+    scope: Scope
+    subject: str
+    per: Per
+    cap_nanos: int
+    created_ms: int
+    spent_nanos: int = 0
+    held_nanos: int = 0
 
 
 class PriceRow(msgspec.Struct, frozen=True):
@@ -78,7 +137,11 @@ class PriceRow(msgspec.Struct, frozen=True):
 
 
 class HoldRow(msgspec.Struct, frozen=True):
-    """Money set aside for one request. ``id`` is the request's id; ``legs`` are account ids."""
+    """Money set aside for one request. ``id`` is the request's id; ``legs`` are account ids.
+
+    The store adds the account itself and the budgets' windows to ``legs``. ``slice_no`` counts
+    the extensions. ``running`` is what had been used when the lease was last renewed.
+    """
 
     id: str
     key: str
@@ -92,6 +155,8 @@ class HoldRow(msgspec.Struct, frozen=True):
     legs: tuple[str, ...] = ()
     slice_no: int = 0
     state: HoldState = HoldState.OPEN
+    project: str = ""
+    running: Usage = Usage()
 
 
 class UsageRow(msgspec.Struct, frozen=True):
@@ -124,7 +189,10 @@ class UsageRow(msgspec.Struct, frozen=True):
 
 
 class EntryRow(msgspec.Struct, frozen=True):
-    """One side of a movement; the entries of one ``tx`` sum to zero."""
+    """One side of a movement; the entries of one ``tx`` sum to zero.
+
+    ``chain_no`` and ``chain`` stand on a wallet's entries: its place there and its hash.
+    """
 
     tx: str
     seq: int
@@ -132,10 +200,43 @@ class EntryRow(msgspec.Struct, frozen=True):
     amount_nanos: int
     kind: str
     created_ms: int
+    chain_no: int | None = None
+    chain: bytes | None = None
+
+
+class TopupRow(msgspec.Struct, frozen=True):
+    """Where a credit came from: (``source``, ``event``) is unique, so it is booked once.
+
+    ``amount`` is in the currency's smallest unit, as the payment service said it; ``method`` is a
+    word (``card``).
+    """
+
+    source: str
+    event: str
+    amount: int
+    currency: str
+    method: str
+
+
+class InviteRow(msgspec.Struct, frozen=True):
+    """A one-time link that makes a key of ``account``: only a MAC of its code is kept."""
+
+    id: str
+    account: str
+    name: str
+    mac: bytes
+    created_ms: int
+    expires_ms: int
+    used_ms: int | None = None
+    key: str | None = None
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A broken invariant: its name (``I1`` to ``I9``) and where it shows."""
+    """A broken invariant and where it shows.
+
+    Its name is ``I1`` to ``I9``, ``chain`` for a wallet's hash chain, ``file`` for the database's
+    own soundness.
+    """
 
     invariant: str
     where: str
