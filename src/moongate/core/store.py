@@ -46,7 +46,7 @@ class NotHeld(msgspec.Struct, frozen=True):
 
     ``short``: a leg cannot pay the least that was asked. The others speak of an Idempotency-Key
     that ``hold`` (a request's id) has used: ``other`` body, still ``running``, or ``completed``.
-    A hold that was given back or expired frees its key.
+    A hold that was given back or expired frees its key, and so does the row's own time.
     """
 
     why: Literal["short", "other", "running", "completed"]
@@ -56,14 +56,15 @@ class NotHeld(msgspec.Struct, frozen=True):
 class Extension(msgspec.Struct, frozen=True):
     """Ask for more: slice ``slice_no`` (the hold's own number + 1) of ``wanted_nanos``.
 
-    What is granted is a whole number of ``unit_nanos`` (the price of one more token), as much of
-    it as every leg can still pay.
+    What is granted is a whole number of ``unit_nanos`` (the price of one more token; 0 counts as
+    1), as much of it as every leg can still pay. The lease is renewed as of ``at_ms``.
     """
 
     hold: str
     slice_no: int
     wanted_nanos: int
     unit_nanos: int
+    at_ms: int = 0
 
 
 class Settlement(Sealed, frozen=True):
@@ -223,6 +224,8 @@ class Store(Protocol):
     async def low_wallets(self, below_nanos: int, at_ms: int) -> list[AccountRow]:
         """Claim wallets that fell below an amount and were not told of since; rearm the others.
 
+        What counts is ``posted`` + credit limit, whatever requests hold for a moment; a wallet
+        without an entry has not fallen.
         A claim that is not confirmed with :meth:`low_told` within a minute is given out again.
         """
 
