@@ -15,7 +15,7 @@ from aiohttp import web
 from moongate import __version__
 from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
 from moongate.access.limits import Limits
-from moongate.admin import Office
+from moongate.admin import Means, Office
 from moongate.app.parts import Announce, make_store, make_upstreams
 from moongate.app.words import callable_host, cannot_listen, summary
 from moongate.app.words import price as price_words
@@ -96,13 +96,9 @@ class Application:
             require=settings.privacy.require,
             unretained=frozenset(u.name for u in settings.upstreams if u.keeps_nothing()),
         )
+        offers, ends = self.catalog.offers, self.upstreams
         self.office = Office(
-            store=self.store,
-            keys=self.keys,
-            clock=self.clock,
-            offers=self.catalog.offers,
-            upstreams=self.upstreams,
-            about=self._about,
+            Means(self.store, self.keys, self.clock, offers, ends, about=self._about)
         )
         self.draining = False
         self.port = 0

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from moongate.access.keys import Keys
-from moongate.admin import Office
+from moongate.admin import Means, Office
 from moongate.app.parts import make_store, make_upstreams
 from moongate.core.ports import SystemClock
 from moongate.core.rows import PriceRow
@@ -37,7 +37,7 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
         catalog.reprice(rows)
         for upstream in called:
             await upstream.start()
-        yield Office(store, keys, clock, catalog.offers, upstreams)
+        yield Office(Means(store, keys, clock, catalog.offers, upstreams))
     finally:
         for upstream in called:
             await upstream.close()

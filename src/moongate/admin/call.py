@@ -1,0 +1,76 @@
+"""What an operation is: a row of the table, the call that it answers, and what it works with.
+
+An operation is a plain function of its means and a call. This module refuses to know which
+operations there are.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from moongate.access.keys import Keys
+from moongate.core.cards import Offer
+from moongate.core.errors import Refused
+from moongate.core.ports import Clock, Store, Upstream
+from moongate.core.rows import AccountRow
+
+PREFIX: Final = "/admin/v1"
+Answer = dict[str, Any]
+
+
+class Means(msgspec.Struct):
+    """What operations work with. ``offers`` tells the models on offer now.
+
+    ``about`` tells of the server whose office this is, if there is one: ``pid``, ``version``,
+    ``api`` (its address), ``configuration_from`` and ``configuration`` without secrets.
+    """
+
+    store: Store
+    keys: Keys
+    clock: Clock
+    offers: Callable[[], list[Offer]]
+    upstreams: Mapping[str, Upstream]
+    about: Callable[[], Answer] | None = None
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call: what its path names, its query and its body."""
+
+    id: str
+    query: Mapping[str, str]
+    body: Mapping[str, Any]
+
+
+Run = Callable[[Means, Call], Awaitable[Answer]]
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """A row of the table. ``path``, below the prefix, may hold ``{id}``."""
+
+    verb: Literal["GET", "POST"]
+    path: str
+    run: Run
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The whole path as a pattern with the group ``id``."""
+        return re.compile(re.escape(PREFIX + self.path).replace(r"\{id\}", "(?P<id>[^/]+)"))
+
+
+def listed(data: list[Answer]) -> Answer:
+    """An answer that is a list."""
+    return {"object": "list", "data": data}
+
+
+async def wallet(means: Means, account: str) -> tuple[AccountRow, bool]:
+    """The wallet ``account``, and whether it was made now. Refuses the ledger's own."""
+    row, made = await means.store.account(account), False
+    if row is None:
+        fresh = AccountRow(account, "wallet", 0, 0, 0, means.clock.now_ms())
+        await means.store.account_create(fresh)
+        row, made = await means.store.account(account) or fresh, True
+    if row.kind != "wallet":
+        raise Refused("conflict", "account", what="The ledger keeps this account for itself.")
+    return row, made
