@@ -39,7 +39,11 @@ CLIENT_MAY = {"wire", "core"}
 CORE_MAY = {"msgspec"}
 
 ASYNC_FREE = ("wire/", "route/", "meter/", "core/")
-ASYNC_EXCEPT = ("core/ports.py", "core/store.py", "core/rates.py")  # protocols: signatures without a body
+ASYNC_EXCEPT = (
+    "core/ports.py",
+    "core/store.py",
+    "core/rates.py",
+)  # protocols: signatures without a body
 MONEY = ("core/money.py", "core/rows.py", "ledger/", "store/")
 BANNED_NAMES = ("utils", "util", "helpers", "helper", "common", "manager", "base", "v2")
 BANNED_CLASS = re.compile(r"Utils?$|Helpers?$|Common|Manager|^Base[A-Z]|Base$|V2$")

@@ -1,25 +1,22 @@
-"""API keys: mint, identify, list, revoke. The secret is shown once and never stored.
+"""API keys: create, identify, rotate, list, revoke. The secret is shown once and never stored.
 
-A key is a prefix, 160 random bits and a checksum, all in base 62. The store keeps an
-HMAC-SHA-256 of it under a pepper that lies outside the store, and its last four characters. The
-checksum refuses a mistyped key before the store is asked. Unknown, malformed, revoked and
-expired keys get one and the same answer.
+The store keeps an HMAC-SHA-256 of a secret under a pepper that lies outside the store, and its
+last four characters. A key keeps its id, and with it its budgets and spend, through a rotation.
+Unknown, malformed, revoked, rotated and expired secrets get one and the same answer.
 """
 
 import hashlib
 import hmac
-import re
 import secrets
-import string
-import zlib
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
+from moongate.access.codes import mint, well_formed
 from moongate.core.errors import Refused
 from moongate.core.ids import new_id
 from moongate.core.ports import Clock, Store
-from moongate.core.rows import AccountRow, KeyRow
+from moongate.core.rows import NO_QUOTA, AccountRow, KeyRow, Policy, Quota
 
 PREFIX: Final = "mg-"
 ADMIN_PREFIX: Final = "mga-"
@@ -27,21 +24,25 @@ LOCAL_KEY: Final = "key_local"
 """The id of the key that stands for the operator at the admin socket."""
 DEFAULT_ACCOUNT: Final = "default"
 
-_ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_SHAPE: Final = re.compile(r"(mga?-)([0-9A-Za-z]{27})([0-9A-Za-z]{6})")
 _CACHE_S: Final = 1.0
 _CACHE_MAX: Final = 10_000
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is asking: the key's id and what it may do. Holds no secret."""
+    """Who is asking: the key's id and what it may do. Holds no secret.
+
+    ``quota`` are the key's own rates, ``account_quota`` those of its account.
+    """
 
     key: str
     account: str
-    policy: Literal["standard", "strict", "lenient"] = "standard"
+    policy: Policy = "standard"
     models: tuple[str, ...] = ()
     admin: bool = False
     zero_retention: bool = False
+    project: str = ""
+    quota: Quota = NO_QUOTA
+    account_quota: Quota = NO_QUOTA
 
 
 def derive(pepper: bytes, purpose: str) -> bytes:
@@ -54,30 +55,10 @@ def tenant_tag(secret: bytes, account: str) -> str:
     return hmac.digest(secret, account.encode(), "sha256").hex()[:32]
 
 
-def _base62(number: int, width: int) -> str:
-    digits = []
-    for _ in range(width):
-        number, rest = divmod(number, 62)
-        digits.append(_ALPHABET[rest])
-    return "".join(reversed(digits))
-
-
-def _checksum(text: str) -> str:
-    return _base62(zlib.crc32(text.encode()), 6)
-
-
-def mint(*, admin: bool = False) -> str:
-    """A new secret: prefix, 27 base-62 characters (160 random bits), 6 of checksum."""
-    start = (ADMIN_PREFIX if admin else PREFIX) + _base62(secrets.randbits(160), 27)
-    return start + _checksum(start)
-
-
-def well_formed(secret: str) -> bool:
-    """Whether ``secret`` has the shape and checksum of a key of ours."""
-    found = _SHAPE.fullmatch(secret)
-    return found is not None and hmac.compare_digest(
-        _checksum(found[1] + found[2]).encode(), found[3].encode()
-    )
+def ended(row: KeyRow, now_ms: int) -> bool:
+    """Whether a key is revoked, or past its time."""
+    expired = row.expires_ms is not None and row.expires_ms <= now_ms
+    return expired or row.revoked_ms is not None
 
 
 class Keys:
@@ -102,14 +83,16 @@ class Keys:
         account: str,
         name: str,
         models: tuple[str, ...] = (),
-        policy: Literal["standard", "strict", "lenient"] = "standard",
+        policy: Policy = "standard",
         zero_retention: bool = False,
         expires_ms: int | None = None,
         admin: bool = False,
+        project: str = "",
+        quota: Quota = NO_QUOTA,
     ) -> tuple[KeyRow, str]:
         """Mint a key for ``account``, made when it is new; the secret is returned only here."""
         await self.ensure_account(account)
-        secret = mint(admin=admin)
+        secret = mint(ADMIN_PREFIX if admin else PREFIX)
         row = KeyRow(
             id=new_id("key_", self._clock.now_ms()),
             account=account,
@@ -122,6 +105,8 @@ class Keys:
             policy=policy,
             zero_retention=zero_retention,
             expires_ms=expires_ms,
+            project=project,
+            quota=quota,
         )
         await self._store.key_insert(row)
         return row, secret
@@ -152,16 +137,28 @@ class Keys:
         """Who holds ``secret``. Raises Refused (401), LedgerUnavailable when the store is gone."""
         if not secret:
             raise Refused("missing_api_key")
-        if not well_formed(secret):
+        if not well_formed(secret, PREFIX, ADMIN_PREFIX):
             raise Refused("invalid_api_key")
         mac = self.mac(secret)
         row = await self._row(mac)
+        if row is None or not self._works(row, mac):
+            raise Refused("invalid_api_key")
+        return Principal(
+            row.id,
+            row.account,
+            row.policy,
+            row.models,
+            row.admin,
+            row.zero_retention,
+            row.project,
+            row.quota,
+            row.account_quota,
+        )
+
+    def _works(self, row: KeyRow, mac: bytes) -> bool:
+        """Whether the secret with this MAC, the present or the former one, opens ``row`` now."""
         now_ms = self._clock.now_ms()
-        if row is None or row.revoked_ms is not None:
-            raise Refused("invalid_api_key")
-        if row.expires_ms is not None and row.expires_ms <= now_ms:
-            raise Refused("invalid_api_key")
-        return Principal(row.id, row.account, row.policy, row.models, row.admin, row.zero_retention)
+        return not ended(row, now_ms) and (row.mac == mac or (row.old_until_ms or 0) > now_ms)
 
     async def _row(self, mac: bytes) -> KeyRow | None:
         now_s = self._clock.monotonic_s()
@@ -180,6 +177,26 @@ class Keys:
     async def list(self, account: str | None = None) -> list[KeyRow]:
         """Every key, or those of one account, oldest first."""
         return await self._store.keys(account)
+
+    async def rotate(self, id: str, overlap_ms: int) -> str | None:
+        """Another secret for key ``id``, returned only here; ``None`` when unknown or ended.
+
+        The secret before it works for ``overlap_ms`` more; the one before that ends at once.
+        """
+        now_ms = self._clock.now_ms()
+        row = next((row for row in await self._store.keys() if row.id == id), None)
+        if row is None or ended(row, now_ms):
+            return None
+        secret = mint(ADMIN_PREFIX if row.admin else PREFIX)
+        done = await self._store.key_rotate(id, self.mac(secret), secret[-4:], now_ms + overlap_ms)
+        self._cache.clear()
+        return secret if done else None
+
+    async def limit(self, id: str, quota: Quota) -> bool:
+        """Give a key other rates; False when it is unknown."""
+        done = await self._store.key_quota(id, quota)
+        self._cache.clear()
+        return done
 
     async def revoke(self, id: str) -> bool:
         """End a key at once; False when it is unknown or ended already."""
