@@ -1,11 +1,14 @@
 """Fixtures that several parts share."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from engine_kit import model_cache
 from live_kit import Live, running, short_folder
+from moongate.core.ports import Store
+from store_kit import ENGINES, make_store, opened
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +21,11 @@ def live_server() -> Iterator[Live]:
         (home / "models").symlink_to(models)  # fetched once, not once a run
         with running(home) as live:
             yield live
+
+
+@pytest.fixture(params=ENGINES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """An open store of each engine, whose books hold at the end."""
+    async with opened(make_store(request.param, tmp_path)) as it:
+        yield it
+        assert await it.audit() == []

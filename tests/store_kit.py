@@ -1,26 +1,45 @@
-"""Stores to test with: both engines behind one fixture, short rows, and a disk that can fail."""
+"""Stores to test with: every engine behind one fixture, short rows, and a disk that can fail.
+
+An engine is a line of MAKERS. One with a clock of its own is made with that clock at NOW_MS, and
+its ``the_time_is(at_ms)`` moves it; the others take times as they are given.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
 from moongate.core.money import Price, Usage, charge
 from moongate.core.ports import Settlement, Store
-from moongate.core.rows import AccountRow, HoldRow, Outcome, PriceRow, UsageRow
+from moongate.core.rows import (
+    AccountRow,
+    BudgetRow,
+    HoldRow,
+    Outcome,
+    Per,
+    PriceRow,
+    Scope,
+    UsageRow,
+)
 from moongate.store.memory import MemoryStore
 from moongate.store.sqlite import SqliteStore
 
-ENGINES = ("sqlite", "memory")
+MAKERS: Final[dict[str, Callable[[Path], Store]]] = {
+    "sqlite": lambda folder: SqliteStore(folder / "moongate.db"),
+    "memory": lambda _folder: MemoryStore(),
+}
+ENGINES: Final = tuple(MAKERS)
+ALONE: Final = ("sqlite", "memory")
+"""Engines that one process serves."""
 KIMI = Price(input=480, cached=100, output=2000, search=5_000_000)
 NOW_MS = 1_769_472_000_000
 
 
 def make_store(engine: str, folder: Path) -> Store:
-    return SqliteStore(folder / "moongate.db") if engine == "sqlite" else MemoryStore()
+    return MAKERS[engine](folder)
 
 
 @asynccontextmanager
@@ -30,6 +49,12 @@ async def opened(store: Store) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+async def the_time_is(store: Store, at_ms: int) -> None:
+    move = getattr(store, "the_time_is", None)
+    if move is not None:
+        await move(at_ms)
 
 
 async def furnish(store: Store, nanos: int, account: str = "acme", limit: int = 0) -> PriceRow:
@@ -55,12 +80,32 @@ def a_hold(id: str, amount: int, account: str = "acme", **fields: Any) -> HoldRo
     return HoldRow(**(values | fields))
 
 
+async def took(store: Store, row: HoldRow, **ask: Any) -> bool:
+    """Whether ``row`` was held."""
+    return isinstance(await store.hold(row, **ask), HoldRow)
+
+
+async def held(store: Store, row: HoldRow, **ask: Any) -> HoldRow:
+    """``row`` as it was held."""
+    made = await store.hold(row, **ask)
+    assert isinstance(made, HoldRow)
+    return made
+
+
+def a_budget(
+    cap: int, per: Per = "day", scope: Scope = "key", subject: str = "key_1", **fields: Any
+) -> BudgetRow:
+    values = {"id": f"bud_{scope}_{per}", "account": "acme", "created_ms": NOW_MS}
+    return BudgetRow(scope=scope, subject=subject, per=per, cap_nanos=cap, **(values | fields))
+
+
 def an_end(
     hold: HoldRow,
     usage: Usage | None = None,
     *,
     price: Price = KIMI,
     void: bool = False,
+    late: bool = False,
     outcome: Outcome = "done",
     ended_ms: int = NOW_MS + 1_000,
     **fields: Any,
@@ -83,7 +128,7 @@ def an_end(
         "created_ms": hold.created_ms,
         "ended_ms": ended_ms,
     }
-    return Settlement(UsageRow(**(values | fields)), void=void)
+    return Settlement(UsageRow(**(values | fields)), void=void, late=late)
 
 
 async def balance(store: Store, account: str = "acme") -> tuple[int, int]:
@@ -91,6 +136,11 @@ async def balance(store: Store, account: str = "acme") -> tuple[int, int]:
     row = await store.account(account)
     assert row is not None
     return row.posted_nanos, row.held_nanos
+
+
+async def total(store: Store, kind: str) -> int:
+    """What all accounts of a kind have posted."""
+    return sum(row.posted_nanos for row in await store.accounts(kind))
 
 
 class Disk(apsw.VFS):

@@ -13,14 +13,14 @@ from moongate.core.ports import Store
 from moongate.core.rows import EntryRow, HoldState
 from moongate.store.memory import MemoryStore
 from moongate.store.sqlite import SqliteStore
-from store_kit import a_hold, an_end, furnish, opened
+from store_kit import a_hold, an_end, furnish, opened, took
 
 
 async def _lived_in(store: Store) -> None:
     """One settled, one void and one open hold."""
     await furnish(store, 1_000_000)
     for id in ("settled", "void", "open"):
-        assert await store.hold(a_hold(id, 100_000))
+        assert await took(store, a_hold(id, 100_000))
     assert await store.settle(an_end(a_hold("settled", 100_000), Usage(output=10)))
     assert await store.settle(an_end(a_hold("void", 100_000), Usage(output=1), void=True))
     assert await store.audit() == []
@@ -104,9 +104,9 @@ async def test_sqlite_audit_finds(name: str, tmp_path: Path) -> None:
 
 
 def _entry(store: MemoryStore, tx: str, seq: int, account: str, nanos: int, kind: str) -> None:
-    store._entries.append(EntryRow(tx, seq, account, nanos, kind, 1))
-    row = store._accounts[account]
-    store._accounts[account] = msgspec.structs.replace(row, posted_nanos=row.posted_nanos + nanos)
+    store.tables.entries.append(EntryRow(tx, seq, account, nanos, kind, 1))
+    posted = store.tables.accounts[account].posted_nanos + nanos
+    store.tables.alter_account(account, posted_nanos=posted)
 
 
 def _alter(rows: dict[str, Any], id: str, **fields: Any) -> None:
@@ -114,17 +114,37 @@ def _alter(rows: dict[str, Any], id: str, **fields: Any) -> None:
 
 
 MEMORY_BREAKS: dict[str, tuple[set[str], Callable[[MemoryStore], object]]] = {
-    "an entry too much": ({"I1"}, lambda s: _entry(s, "x", 0, "acme", 5, "topup")),
-    "an entry is gone": ({"I1", "I2"}, lambda s: s._entries.pop()),
-    "charged twice": ({"I1", "I5"}, lambda s: _entry(s, "settled", 0, "acme", -5, "charge")),
-    "held is off": ({"I3"}, lambda s: _alter(s._accounts, "acme", held_nanos=0)),
-    "overdrawn": ({"I2", "I4"}, lambda s: _alter(s._accounts, "acme", posted_nanos=99_999)),
-    "a leg is gone": ({"I3", "I8"}, lambda s: _alter(s._holds, "open", legs=())),
-    "more than held": ({"I6"}, lambda s: _alter(s._holds, "settled", amount_nanos=19_999)),
-    "another usage": ({"I7"}, lambda s: _alter(s._usage, "settled", usage=Usage(output=11))),
-    "no usage": ({"I8"}, lambda s: s._usage.pop("void")),
-    "open again": ({"I3", "I8"}, lambda s: _alter(s._holds, "void", state=HoldState.OPEN)),
-    "another account": ({"I8"}, lambda s: _alter(s._usage, "void", account="cash")),
+    "an entry too much": ({"I1", "chain"}, lambda s: _entry(s, "x", 0, "acme", 5, "topup")),
+    "an entry is gone": ({"I1", "I2"}, lambda s: s.tables.entries.pop()),
+    "charged twice": (
+        {"I1", "I5", "chain"},
+        lambda s: _entry(s, "settled", 0, "acme", -5, "charge"),
+    ),
+    "held is off": ({"I3"}, lambda s: _alter(s.tables.accounts, "acme", held_nanos=0)),
+    "overdrawn": (
+        {"I1", "I2", "I4"},
+        lambda s: _alter(s.tables.accounts, "acme", posted_nanos=99_999),
+    ),
+    "a leg is gone": ({"I3", "I8"}, lambda s: _alter(s.tables.holds, "open", legs=())),
+    "more than held": ({"I6"}, lambda s: _alter(s.tables.holds, "settled", amount_nanos=19_999)),
+    "another usage": ({"I7"}, lambda s: _alter(s.tables.usage, "settled", usage=Usage(output=11))),
+    "no usage": ({"I7", "I8"}, lambda s: s.tables.usage.pop("void")),
+    "forgiven and not posted": (
+        {"I1", "I2", "I7"},
+        lambda s: s.tables.alter_account("forgiven", posted_nanos=0),
+    ),
+    "another amount under an old hash": (
+        {"I1", "I2", "chain"},
+        lambda s: s.tables.entries.__setitem__(
+            0, msgspec.structs.replace(s.tables.entries[0], amount_nanos=7)
+        ),
+    ),
+    "another end of the chain": (
+        {"chain"},
+        lambda s: s.tables.alter_account("acme", chain=bytes(32)),
+    ),
+    "open again": ({"I3", "I8"}, lambda s: _alter(s.tables.holds, "void", state=HoldState.OPEN)),
+    "another account": ({"I8"}, lambda s: _alter(s.tables.usage, "void", account="cash")),
 }
 
 

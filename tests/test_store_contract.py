@@ -1,7 +1,6 @@
-"""What ``core.ports.Store`` promises, asked of both engines in the same words."""
+"""What ``core.store.Store`` promises, asked of every engine in the same words."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -10,15 +9,22 @@ import pytest
 from moongate.core.errors import Refused
 from moongate.core.money import Price, Usage
 from moongate.core.ports import Store
-from moongate.core.rows import AccountRow, HoldState, KeyRow, PriceRow
-from store_kit import ENGINES, KIMI, NOW_MS, a_hold, an_end, balance, furnish, make_store, opened
-
-
-@pytest.fixture(params=ENGINES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    async with opened(make_store(request.param, tmp_path)) as it:
-        yield it
-        assert await it.audit() == []
+from moongate.core.rows import AccountRow, HoldRow, HoldState, KeyRow, PriceRow
+from moongate.core.store import NotHeld, Running
+from store_kit import (
+    ALONE,
+    KIMI,
+    NOW_MS,
+    a_hold,
+    an_end,
+    balance,
+    furnish,
+    make_store,
+    opened,
+    the_time_is,
+    took,
+    total,
+)
 
 
 async def test_an_account_is_made_once_and_empty(store: Store) -> None:
@@ -28,6 +34,8 @@ async def test_an_account_is_made_once_and_empty(store: Store) -> None:
     assert await store.account("acme") == row
     assert await store.account("nobody") is None
     assert row in await store.accounts()
+    assert await store.accounts("wallet") == [row]
+    assert {"cash", "promo"} <= {other.id for other in await store.accounts()}
     with pytest.raises(ValueError, match="entries only"):
         await store.account_create(AccountRow("rich", "wallet", 5, 0, 0, NOW_MS))
     with pytest.raises(ValueError, match="refused"):
@@ -122,7 +130,7 @@ async def test_a_credit_has_an_amount_and_a_known_kind(store: Store) -> None:
 async def test_hold_settle_and_what_each_leaves(store: Store) -> None:
     await furnish(store, 1_000_000)
     hold = a_hold("h1", 600_000, legs=("acme",))
-    assert await store.hold(hold)
+    assert await took(store, hold)
     assert await balance(store) == (1_000_000, 600_000)
     assert await store.open_holds() == [hold]
     assert await store.usage() == []
@@ -137,22 +145,27 @@ async def test_hold_settle_and_what_each_leaves(store: Store) -> None:
         upstream_cached=50,
     )
     cost = 100 * 480 + 50 * 100 + 30 * 2000
+    await the_time_is(store, end.row.ended_ms)
     assert end.row.charge_nanos == cost
     assert await store.settle(end)
     assert await balance(store) == (1_000_000 - cost, 0)
-    assert await balance(store, "revenue") == (cost, 0)
+    assert await total(store, "revenue") == cost
     assert await store.open_holds() == []
     assert await store.usage() == [end.row]
     assert await store.usage_row("h1") == end.row
     assert await store.usage_row("h2") is None
-    charged = [(e.seq, e.account, e.amount_nanos) for e in await store.entries() if e.tx == "h1"]
-    assert charged == [(0, "acme", -cost), (1, "revenue", cost)]
+    charged = await store.entries(tx="h1")
+    assert [(e.seq, e.account.split("/")[0], e.amount_nanos, e.kind) for e in charged] == [
+        (0, "acme", -cost, "charge"),
+        (1, "revenue", cost, "charge"),
+    ]
+    assert await store.entries("acme", "h1") == charged[:1]
 
 
 async def test_a_second_settle_changes_nothing(store: Store) -> None:
     await furnish(store, 1_000_000)
     hold = a_hold("h1", 600_000)
-    assert await store.hold(hold)
+    assert await took(store, hold)
     assert await store.settle(an_end(hold, Usage(output=10)))
     before = await store.accounts(), await store.entries(), await store.usage()
     for again in (an_end(hold, Usage(output=20)), an_end(hold, void=True)):
@@ -165,7 +178,7 @@ async def test_a_second_settle_changes_nothing(store: Store) -> None:
 async def test_of_settles_at_once_one_wins(store: Store) -> None:
     await furnish(store, 1_000_000)
     holds = [a_hold(f"h{n}", 50_000) for n in range(4)]
-    assert all(await asyncio.gather(*map(store.hold, holds)))
+    assert all(await asyncio.gather(*(took(store, hold) for hold in holds)))
     ends = [an_end(hold, Usage(output=n + 1)) for n in range(5) for hold in holds]
     won = await asyncio.gather(*map(store.settle, ends))
     assert sum(won) == 4
@@ -183,8 +196,9 @@ async def test_an_unknown_hold_cannot_be_settled(store: Store) -> None:
 async def test_void_gives_everything_back(store: Store) -> None:
     await furnish(store, 1_000_000)
     hold = a_hold("h1", 600_000)
-    assert await store.hold(hold)
+    assert await took(store, hold)
     end = an_end(hold, Usage(input=10), void=True, outcome="upstream_error")
+    await the_time_is(store, end.row.ended_ms)
     assert await store.settle(end)
     assert await balance(store) == (1_000_000, 0)
     assert (end.row.charge_nanos, end.row.forgiven_nanos) == (0, 4_800)
@@ -195,8 +209,8 @@ async def test_void_gives_everything_back(store: Store) -> None:
 async def test_a_charge_above_the_hold_is_impossible(store: Store) -> None:
     await furnish(store, 1_000_000)
     hold, other = a_hold("h1", 10_000), a_hold("h2", 20_000)
-    assert await store.hold(hold)
-    assert await store.hold(other)
+    assert await took(store, hold)
+    assert await took(store, other)
     greedy = an_end(hold, Usage(output=5), charge_nanos=10_001, forgiven_nanos=0)
     fair = an_end(other, Usage(output=5))
     answers = await asyncio.gather(store.settle(greedy), store.settle(fair), return_exceptions=True)
@@ -214,7 +228,7 @@ async def test_usage_must_fit_its_hold(store: Store) -> None:
     await furnish(store, 1_000_000)
     await furnish(store, 1_000_000, "other")
     hold = a_hold("h1", 10_000)
-    assert await store.hold(hold)
+    assert await took(store, hold)
     for wrong in ({"account": "other"}, {"price_version": 2}):
         with pytest.raises(ValueError, match="refused"):
             await store.settle(an_end(hold, Usage(output=1), **wrong))
@@ -223,10 +237,10 @@ async def test_usage_must_fit_its_hold(store: Store) -> None:
 
 async def test_the_last_nano_can_be_held_and_not_one_more(store: Store) -> None:
     await furnish(store, 100)
-    assert not await store.hold(a_hold("h1", 101))
-    assert await store.hold(a_hold("h2", 100))
-    assert not await store.hold(a_hold("h3", 1))
-    assert await store.hold(a_hold("h4", 0))
+    assert not await took(store, a_hold("h1", 101))
+    assert await took(store, a_hold("h2", 100))
+    assert await store.hold(a_hold("h3", 1)) == NotHeld("short")
+    assert await took(store, a_hold("h4", 0))
     assert await balance(store) == (100, 100)
     assert {row.id for row in await store.open_holds()} == {"h2", "h4"}
 
@@ -234,21 +248,21 @@ async def test_the_last_nano_can_be_held_and_not_one_more(store: Store) -> None:
 async def test_a_credit_limit_can_be_spent(store: Store) -> None:
     await furnish(store, 100_000, limit=50_000)
     hold = a_hold("h1", 150_000)
-    assert not await store.hold(a_hold("h0", 150_001))
-    assert await store.hold(hold)
+    assert not await took(store, a_hold("h0", 150_001))
+    assert await took(store, hold)
     assert await store.settle(an_end(hold, Usage(output=75)))
     assert await balance(store) == (-50_000, 0)
-    assert not await store.hold(a_hold("h2", 1))
+    assert not await took(store, a_hold("h2", 1))
 
 
 @pytest.mark.parametrize("account", ["nobody", "revenue", "cash", "promo"])
 async def test_only_wallets_pay(store: Store, account: str) -> None:
     await furnish(store, 1_000_000)
     first = a_hold("h0", 100_000)
-    assert await store.hold(first)
+    assert await took(store, first)
     assert await store.settle(an_end(first, Usage(output=50)))  # revenue has something now
-    assert not await store.hold(a_hold("h1", 1, account))
-    assert not await store.hold(a_hold("h2", 1, legs=("acme", account)))
+    assert not await took(store, a_hold("h1", 1, account))
+    assert not await took(store, a_hold("h2", 1, legs=("acme", account)))
     assert await balance(store) == (900_000, 0)
 
 
@@ -257,8 +271,8 @@ async def test_all_legs_or_none(store: Store) -> None:
     assert await store.account_create(AccountRow("cap", "budget", 0, 0, 300, NOW_MS))
     both = ("acme", "cap")
     hold = a_hold("h1", 200, legs=both)
-    assert await store.hold(hold)
-    assert not await store.hold(a_hold("h2", 200, legs=both))
+    assert await took(store, hold)
+    assert not await took(store, a_hold("h2", 200, legs=both))
     assert await balance(store) == (1_000, 200)
     assert await balance(store, "cap") == (0, 200)
     assert (await store.open_holds())[0].legs == both
@@ -272,7 +286,7 @@ async def test_one_who_cannot_pay_does_not_hold_up_the_others(store: Store) -> N
     rows = [a_hold(f"p{n}", 2) for n in range(20)]
     rows += [a_hold(f"r{n}", 2, "rich") for n in range(20)]
     rows += [a_hold(f"b{n}", 2, "rich", legs=("acme", "rich")) for n in range(20)]
-    won = await asyncio.gather(*map(store.hold, rows))
+    won = await asyncio.gather(*(took(store, row) for row in rows))
     assert sum(won[:20]) + sum(won[40:]) == 2
     assert all(won[20:40])
     assert await balance(store) == (5, 4)
@@ -281,21 +295,30 @@ async def test_one_who_cannot_pay_does_not_hold_up_the_others(store: Store) -> N
 
 async def test_a_hold_needs_a_price_and_an_id_of_its_own(store: Store) -> None:
     await furnish(store, 1_000)
-    assert await store.hold(a_hold("h1", 10))
+    assert await took(store, a_hold("h1", 10))
     good = a_hold("h2", 10)
-    bad = [a_hold("h1", 10), a_hold("h3", 10, price_version=99), a_hold("h4", -1)]
+    bad = [
+        a_hold("h1", 10, key="key_2"),
+        a_hold("h3", 10, price_version=99),
+        a_hold("h4", -1),
+    ]
     answers = await asyncio.gather(*map(store.hold, [*bad, good]), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [ValueError, ValueError, ValueError, bool]
+    assert [type(answer) for answer in answers] == [ValueError, ValueError, ValueError, HoldRow]
     assert await balance(store) == (1_000, 20)
 
 
 async def test_leases_are_renewed_and_run_out(store: Store) -> None:
     await furnish(store, 1_000)
     for id in ("h1", "h2"):
-        assert await store.hold(a_hold(id, 10))
-    assert await store.renew(["h1", "ghost"], NOW_MS + 100_000) == 1
-    assert await store.renew(["h1"], NOW_MS) == 1  # a clock that went back shortens nothing
+        assert await took(store, a_hold(id, 10))
+    ours = [Running("h1", Usage()), Running("ghost", Usage())]
+    await the_time_is(store, NOW_MS + 100_000)
+    assert await store.renew(ours, NOW_MS + 100_000) == 1
+    await the_time_is(store, NOW_MS)
+    assert await store.renew(ours, NOW_MS) == 1  # a clock that went back shortens nothing
+    await the_time_is(store, NOW_MS + 179_999)
     assert await store.expire(NOW_MS + 179_999, 120) == []
+    await the_time_is(store, NOW_MS + 180_000)
     assert await store.expire(NOW_MS + 180_000, 120) == ["h2"]
     assert await store.expire(NOW_MS + 180_000, 120) == []
     assert await balance(store) == (1_000, 10)
@@ -307,19 +330,24 @@ async def test_leases_are_renewed_and_run_out(store: Store) -> None:
     assert row.ended_ms == NOW_MS + 180_000
     # Its owner wakes up and loses the compare-and-set.
     assert not await store.settle(an_end(a_hold("h2", 10), Usage(output=1)))
-    assert await store.renew(["h2"], NOW_MS + 200_000) == 0
+    assert await store.renew([Running("h2", Usage())], NOW_MS + 200_000) == 0
+    await the_time_is(store, NOW_MS + 280_000)
     assert await store.expire(NOW_MS + 280_000, 120) == ["h1"]
     assert await balance(store) == (1_000, 0)
 
 
-async def test_what_the_dead_left_open_is_expired_at_once(store: Store) -> None:
-    await furnish(store, 1_000)
-    await asyncio.gather(*(store.hold(a_hold(f"d{n}", 10, owner=f"o{n}")) for n in range(5)))
-    assert await store.hold(a_hold("h1", 10))
-    assert sorted(await store.expire_orphans("us", NOW_MS + 1)) == [f"d{n}" for n in range(5)]
-    assert await store.expire_orphans("us", NOW_MS + 1) == []
-    assert [row.state for row in await store.open_holds()] == [HoldState.OPEN]
-    assert len(await store.usage()) == 5
+@pytest.mark.parametrize("engine", ALONE)
+async def test_what_the_dead_left_open_is_expired_at_once(engine: str, tmp_path: Path) -> None:
+    async with opened(make_store(engine, tmp_path)) as store:
+        await furnish(store, 1_000)
+        dead = [a_hold(f"d{n}", 10, owner=f"o{n}") for n in range(5)]
+        assert all(await asyncio.gather(*(took(store, row) for row in dead)))
+        assert await took(store, a_hold("h1", 10))
+        assert sorted(await store.expire_orphans("us", NOW_MS + 1)) == [f"d{n}" for n in range(5)]
+        assert await store.expire_orphans("us", NOW_MS + 1) == []
+        assert [row.state for row in await store.open_holds()] == [HoldState.OPEN]
+        assert len(await store.usage()) == 5
+        assert await store.audit() == []
 
 
 async def test_usage_is_found_by_account_and_time(store: Store) -> None:
@@ -327,8 +355,8 @@ async def test_usage_is_found_by_account_and_time(store: Store) -> None:
     await furnish(store, 1_000, "other")
     for n, account in enumerate(("acme", "other", "acme")):
         hold = a_hold(f"h{n}", 10, account)
-        assert await store.hold(hold)
-        assert await store.settle(an_end(hold, ended_ms=NOW_MS + 10 * (3 - n)))
+        assert await took(store, hold)
+        assert await store.settle(an_end(hold, late=True, ended_ms=NOW_MS + 10 * (3 - n)))
     assert [row.hold for row in await store.usage()] == ["h2", "h1", "h0"]
     assert [row.hold for row in await store.usage("acme")] == ["h2", "h0"]
     assert [row.hold for row in await store.usage(None, NOW_MS + 20)] == ["h1", "h0"]

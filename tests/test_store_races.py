@@ -8,19 +8,30 @@ import pytest
 from moongate.core.money import Usage, charge
 from moongate.core.rows import AccountRow
 from moongate.store.sqlite import SqliteStore
-from store_kit import KIMI, a_hold, an_end, balance, furnish, in_threads, make_store, opened
+from store_kit import (
+    ENGINES,
+    KIMI,
+    a_hold,
+    an_end,
+    balance,
+    furnish,
+    in_threads,
+    make_store,
+    opened,
+    took,
+)
 
 TRIES, AFFORDABLE, AMOUNT = 320, 10, 7
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "memory"])
+@pytest.mark.parametrize("engine", ENGINES)
 async def test_tasks_race_for_ten_holds(engine: str, tmp_path: Path) -> None:
     rounds = 10
     async with opened(make_store(engine, tmp_path)) as store:
         for n in range(rounds):
             await furnish(store, AFFORDABLE * AMOUNT + AMOUNT - 1, f"a{n}")
             rows = [a_hold(f"{n}-{k}", AMOUNT, f"a{n}") for k in range(TRIES)]
-            won = await asyncio.gather(*map(store.hold, rows))
+            won = await asyncio.gather(*(took(store, row) for row in rows))
             assert sum(won) == AFFORDABLE
             assert len(won) == TRIES
             assert (await balance(store, f"a{n}"))[1] == AFFORDABLE * AMOUNT
@@ -48,7 +59,7 @@ def test_threads_and_connections_race_for_ten_holds(tmp_path: Path) -> None:
                         a_hold(f"{n}-{thread}-{k}-{i}", AMOUNT, f"a{n}", legs=("cap",))
                         for i in range(4)
                     ]
-                    won[n] += sum(await asyncio.gather(*map(store.hold, rows)))
+                    won[n] += sum(await asyncio.gather(*(took(store, row) for row in rows)))
         return won
 
     async def look() -> None:
@@ -70,7 +81,7 @@ async def test_settle_and_expire_race_for_one_hold(tmp_path: Path) -> None:
         late = 10**13
         for n in range(60):
             hold = a_hold(f"h{n}", 50_000)
-            assert await store.hold(hold)
+            assert await took(store, hold)
             ends = [an_end(hold, Usage(output=k)) for k in (1, 2)]
             moves = [store.settle(ends[0]), store.expire(late, 0), store.settle(ends[1])]
             if n % 2:
@@ -103,7 +114,7 @@ async def test_exactly_to_the_nano(tmp_path: Path) -> None:
             )
             ends.append(an_end(a_hold(f"h{n}", charge(usage, KIMI)), usage))
         holds = [a_hold(end.row.hold, end.row.charge_nanos) for end in ends]
-        assert all(await asyncio.gather(*map(store.hold, holds)))
+        assert all(await asyncio.gather(*(took(store, row) for row in holds)))
         assert all(await asyncio.gather(*map(store.settle, ends)))
         posted, held = await balance(store)
         difference = (4 * 10**18 - 1 - posted) - due

@@ -12,7 +12,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 FOREVER_MS: Final = 1 << 62
 AMOUNT_MAX: Final = 4 * 10**18
 """Nano-dollars: the most that an account's columns take, as the tables say."""
-AGAINST: Final = {"topup": "cash", "trial": "promo"}
+AGAINST: Final = {"topup": "cash", "refund": "cash", "trial": "promo"}
 """The kind of a credit -> the account that it is posted against."""
 Values = Sequence[Any]
 
