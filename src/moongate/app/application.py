@@ -13,6 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from moongate import __version__
+from moongate.access.counter import LocalCounter
 from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
 from moongate.access.limits import Limits
 from moongate.admin import Means, Office
@@ -85,7 +86,7 @@ class Application:
         self.gateway = Gateway(
             keys=self.keys,
             catalog=self.catalog,
-            limits=Limits(),
+            limits=Limits(LocalCounter(self.clock)),
             book=self.book,
             health=self.health,
             upstreams=self.upstreams,
@@ -100,8 +101,7 @@ class Application:
         self.office = Office(
             Means(self.store, self.keys, self.clock, offers, ends, about=self._about)
         )
-        self.draining = False
-        self.port = 0
+        self.draining, self.port = False, 0
         self._doors: list[Door] = []
         self._runners: list[web.ServerRunner] = []
         self._chores: list[asyncio.Task[None]] = []
@@ -157,6 +157,7 @@ class Application:
         self._chores = [
             asyncio.create_task(self.sweep.run()),
             asyncio.create_task(self.gateway.pulse.run()),
+            asyncio.create_task(self.gateway.limits.run()),
         ]
         self.announce({"event": "ready", **self._address(), "models": self._served()})
         self._chores.append(asyncio.create_task(self._look_at_upstreams()))
@@ -184,6 +185,7 @@ class Application:
             await runner.cleanup()
         for upstream in self.upstreams.values():
             await upstream.close()
+        await self.gateway.limits.close()
         await self.book.drain()
         if self._doors:
             self.home.socket.unlink(missing_ok=True)

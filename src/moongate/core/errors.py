@@ -139,7 +139,7 @@ class Refused(MoongateError):
         out: dict[str, str] = {}
         if self.retry_after_s is not None:
             out["retry-after"] = str(max(1, -int(-self.retry_after_s // 1)))
-            out["retry-after-ms"] = str(max(1, int(self.retry_after_s * 1000)))
+            out["retry-after-ms"] = str(max(1, round(self.retry_after_s * 1000)))
         if self.row.retry is not None:
             out["x-should-retry"] = "true" if self.row.retry else "false"
         return out
