@@ -5,7 +5,7 @@ operations there are.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -14,7 +14,7 @@ from moongate.access.keys import Keys
 from moongate.core.cards import Offer
 from moongate.core.errors import Refused
 from moongate.core.ports import Clock, Store, Upstream
-from moongate.core.rows import AccountRow
+from moongate.core.rows import AccountRow, PriceRow
 
 PREFIX: Final = "/admin/v1"
 Answer = dict[str, Any]
@@ -25,6 +25,7 @@ class Means(msgspec.Struct):
 
     ``about`` tells of the server whose office this is, if there is one: ``pid``, ``version``,
     ``api`` (its address), ``configuration_from`` and ``configuration`` without secrets.
+    ``reprice`` gives it the price rows as they stand now.
     """
 
     store: Store
@@ -33,6 +34,7 @@ class Means(msgspec.Struct):
     offers: Callable[[], list[Offer]]
     upstreams: Mapping[str, Upstream]
     about: Callable[[], Answer] | None = None
+    reprice: Callable[[Sequence[PriceRow]], None] | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -62,6 +64,13 @@ class Operation(msgspec.Struct, frozen=True):
 def listed(data: list[Answer]) -> Answer:
     """An answer that is a list."""
     return {"object": "list", "data": data}
+
+
+def model_names(means: Means) -> dict[str, str]:
+    """Ids and aliases of the models on offer, to their ids."""
+    cards = [offer.card for offer in means.offers()]
+    names = {name: card.id for card in cards for name in card.aliases}
+    return names | {card.id: card.id for card in cards}
 
 
 async def wallet(means: Means, account: str) -> tuple[AccountRow, bool]:

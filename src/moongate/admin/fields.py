@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from moongate.core.errors import Refused, safe_name
-from moongate.core.money import usd_to_nanos
+from moongate.core.money import per_million_to_nanos, usd_to_nanos
 
 Word = TypeVar("Word", bound=str)
 ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -17,6 +17,11 @@ _TX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _CREDIT_NANOS_MAX: Final = 1_000_000 * 10**9
 _NAME_CHARS_MAX: Final = 80
 _LIST_MAX: Final = 100
+_PER_MILLION: Final = (
+    'Use US dollars per million tokens as text with at most three decimals, like "0.48": a finer '
+    "one is no whole number of nano-dollars per token."
+)
+_PER_CALL: Final = 'Use US dollars per call as text with at most nine decimals, like "0.005".'
 
 
 class Fields:
@@ -27,6 +32,10 @@ class Fields:
         if unknown is not None:
             raise Refused("unknown_parameter", safe_name(unknown))
         self._data = data
+
+    def given(self, name: str) -> bool:
+        """Whether the call says anything of ``name``."""
+        return self._data.get(name) is not None
 
     def text(self, name: str, default: str | None = None) -> str:
         """A text; required without a ``default``."""
@@ -119,6 +128,17 @@ class Fields:
                 name,
                 what="Use dollars above 0 and up to 1000000, with at most nine decimals.",
             )
+        return nanos
+
+    def rate_nanos(self, name: str, *, a_call: bool = False) -> int:
+        """A price as text: USD per million tokens in nano-dollars a token, or USD ``a_call``."""
+        read = usd_to_nanos if a_call else per_million_to_nanos
+        try:
+            nanos = read(self.text(name))
+        except ValueError:
+            nanos = -1
+        if nanos < 0:
+            raise Refused("invalid_value", name, what=_PER_CALL if a_call else _PER_MILLION)
         return nanos
 
     def tx(self, name: str, default: str) -> str:

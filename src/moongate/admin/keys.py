@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from moongate.access.keys import LOCAL_KEY
 from moongate.admin import shapes
-from moongate.admin.call import Answer, Call, Means, Operation, listed, wallet
+from moongate.admin.call import Answer, Call, Means, Operation, listed, model_names, wallet
 from moongate.admin.fields import Fields, account_id
 from moongate.core.errors import Refused
 
@@ -45,8 +45,7 @@ async def create(means: Means, call: Call) -> Answer:
 
 def _model_ids(means: Means, names: tuple[str, ...]) -> tuple[str, ...]:
     """Models by id or alias, as ids."""
-    ids = {name: offer.card.id for offer in means.offers() for name in offer.card.aliases}
-    ids |= {offer.card.id: offer.card.id for offer in means.offers()}
+    ids = model_names(means)
     for at, name in enumerate(names):
         if name not in ids:
             raise Refused("invalid_value", f"models[{at}]", what="There is no such model.")

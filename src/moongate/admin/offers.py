@@ -1,31 +1,12 @@
-"""The operations on what is on offer: prices, models, upstreams, and the server itself."""
+"""The operations on what is on offer: models, upstreams, and the server itself."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Final
 
 from moongate.admin import shapes
 from moongate.admin.call import Answer, Call, Means, Operation, listed
 from moongate.admin.fields import Fields
 from moongate.core.errors import Refused
-from moongate.core.rows import PriceRow
-
-
-async def prices(means: Means, call: Call) -> Answer:
-    """Every price row, with which are in force now."""
-    Fields(call.query, ())
-    rows = await means.store.prices()
-    current = in_force(rows, means.clock.now_ms())
-    return listed([shapes.price(row, in_force=row.version in current) for row in rows])
-
-
-def in_force(rows: Sequence[PriceRow], now_ms: int) -> set[int]:
-    """Versions of the rows that price a request admitted now: the latest begun, per model."""
-    latest: dict[str, PriceRow] = {}
-    for row in sorted(rows, key=lambda row: (row.from_ms, row.version)):
-        if row.from_ms <= now_ms:
-            latest[row.model] = row
-    return {row.version for row in latest.values()}
 
 
 async def models(means: Means, call: Call) -> Answer:
@@ -53,7 +34,6 @@ async def server(means: Means, call: Call) -> Answer:
 
 
 OPERATIONS: Final = (
-    Operation("GET", "/prices", prices),
     Operation("GET", "/models", models),
     Operation("GET", "/upstreams", upstreams),
     Operation("GET", "/server", server),

@@ -4,6 +4,7 @@ Money is an integer in ``_nanos`` with the exact dollars beside it in ``_usd``; 
 milliseconds since the epoch in ``_ms``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from moongate.core.cards import Facts, Offer
@@ -70,15 +71,28 @@ def rates(price: Price) -> dict[str, Any]:
     }
 
 
-def price(row: PriceRow, *, in_force: bool) -> dict[str, Any]:
-    """A dated price row."""
+def price(row: PriceRow, due: Sequence[PriceRow], now_ms: int) -> dict[str, Any]:
+    """A dated price row at its place in its model's schedule.
+
+    ``until_ms`` is when the next one begins. A row that is ``replaced`` never takes force.
+    """
+    at = due.index(row) if row in due else None
+    until_ms = due[at + 1].from_ms if at is not None and at + 1 < len(due) else None
+    if at is None:
+        state = "replaced"
+    elif row.from_ms > now_ms:
+        state = "upcoming"
+    else:
+        state = "past" if until_ms is not None and until_ms <= now_ms else "in_force"
     return {
         "object": "price",
         "version": row.version,
         "model": row.model,
-        "in_force": in_force,
+        "state": state,
+        "in_force": state == "in_force",
         **rates(row.price),
         "from_ms": row.from_ms,
+        "until_ms": until_ms,
     }
 
 

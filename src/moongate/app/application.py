@@ -16,8 +16,8 @@ from moongate import __version__
 from moongate.access.counter import LocalCounter
 from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
 from moongate.access.limits import Limits
-from moongate.admin import Means, Office
-from moongate.app.parts import Announce, make_store, make_upstreams
+from moongate.app.parts import Announce, make_office, make_store, make_upstreams
+from moongate.app.repricing import keep_prices
 from moongate.app.words import callable_host, cannot_listen, summary
 from moongate.app.words import price as price_words
 from moongate.core.cards import Ability
@@ -97,9 +97,8 @@ class Application:
             require=settings.privacy.require,
             unretained=frozenset(u.name for u in settings.upstreams if u.keeps_nothing()),
         )
-        offers, ends = self.catalog.offers, self.upstreams
-        self.office = Office(
-            Means(self.store, self.keys, self.clock, offers, ends, about=self._about)
+        self.office = make_office(
+            self.store, self.keys, self.clock, self.catalog, self.upstreams, about=self._about
         )
         self.draining, self.port = False, 0
         self._doors: list[Door] = []
@@ -156,6 +155,7 @@ class Application:
         await self._first_key()
         self._chores = [
             asyncio.create_task(self.sweep.run()),
+            asyncio.create_task(keep_prices(self.store, self.catalog)),
             asyncio.create_task(self.gateway.pulse.run()),
             asyncio.create_task(self.gateway.limits.run()),
         ]

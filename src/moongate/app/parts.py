@@ -1,11 +1,14 @@
-"""The parts that the settings name: the store and the upstreams, built and not started."""
+"""The parts that a server and a command without one are made of, built and not started."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from moongate.access.keys import Keys
+from moongate.admin import Means, Office
 from moongate.core.errors import ConfigurationError
-from moongate.core.ports import Store, Upstream
+from moongate.core.ports import Clock, Store, Upstream
 from moongate.home import Home
+from moongate.route.catalog import Catalog
 from moongate.settings import Settings
 from moongate.store.sqlite import SqliteStore
 from moongate.upstream.embedded import EmbeddedUpstream
@@ -61,3 +64,26 @@ def make_upstreams(
                 idle_timeout_s=table.idle_timeout_s,
             )
     return upstreams
+
+
+def make_office(
+    store: Store,
+    keys: Keys,
+    clock: Clock,
+    catalog: Catalog,
+    upstreams: Mapping[str, Upstream],
+    *,
+    about: Callable[[], dict[str, object]] | None = None,
+) -> Office:
+    """The operator's operations over these parts; ``about`` where a server runs."""
+    return Office(
+        Means(
+            store=store,
+            keys=keys,
+            clock=clock,
+            offers=catalog.offers,
+            upstreams=upstreams,
+            about=about,
+            reprice=catalog.reprice,
+        )
+    )

@@ -14,7 +14,7 @@ COMMANDS: Final = {
     "keys": "Create, list and revoke API keys.",
     "credit": "Top up or show a wallet.",
     "statement": "Show every charge by day, key and model.",
-    "prices": "Show the dated price list.",
+    "prices": "Show the dated price list, or add to it.",
     "models": "Show the models on offer.",
     "ask": "Ask the model for one answer.",
 }

@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from moongate.access.keys import Keys
-from moongate.admin import Means, Office
-from moongate.app.parts import make_store, make_upstreams
+from moongate.admin import Office
+from moongate.app.parts import make_office, make_store, make_upstreams
 from moongate.core.ports import SystemClock
 from moongate.core.rows import PriceRow
 from moongate.home import Home
@@ -37,7 +37,7 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
         catalog.reprice(rows)
         for upstream in called:
             await upstream.start()
-        yield Office(Means(store, keys, clock, catalog.offers, upstreams))
+        yield make_office(store, keys, clock, catalog, upstreams)
     finally:
         for upstream in called:
             await upstream.close()

@@ -6,6 +6,7 @@ prices are data; no code path names a model.
 
 from collections.abc import Callable, Iterable, Sequence
 
+from moongate.core import prices
 from moongate.core.cards import Ability, Card, Facts, Offer
 from moongate.core.errors import ConfigurationError, Refused
 from moongate.core.ports import Clock
@@ -38,10 +39,7 @@ class Catalog:
 
     def reprice(self, rows: Sequence[PriceRow]) -> None:
         """Take the store's price rows as they stand now."""
-        prices: dict[str, list[PriceRow]] = {}
-        for row in sorted(rows, key=lambda row: (row.from_ms, row.version)):
-            prices.setdefault(row.model, []).append(row)
-        self._prices = prices
+        self._prices = prices.schedule(rows)
 
     def require_prices(self) -> None:
         """Raise ConfigurationError naming the cards that have no price row in force."""
@@ -49,14 +47,16 @@ class Catalog:
         if bare:
             raise ConfigurationError(
                 f"No price is in force for {', '.join(bare)}: a model without a price is not "
-                "served. Give it a price in the configuration."
+                "served. Give it a price in the configuration, or with `moongate prices set`."
             )
 
     def price(self, model: str) -> PriceRow | None:
         """The price row of the card ``model`` that is in force now."""
-        now_ms = self._clock.now_ms()
-        due = [row for row in self._prices.get(model, ()) if row.from_ms <= now_ms]
-        return due[-1] if due else None
+        return prices.at(self._prices.get(model, ()), self._clock.now_ms())
+
+    def upcoming(self, model: str) -> list[PriceRow]:
+        """The price rows of the card ``model`` that begin later, soonest first."""
+        return prices.after(self._prices.get(model, ()), self._clock.now_ms())
 
     def offer(self, model: str, upstream: str | None = None) -> Offer:
         """The card called ``model`` (id or alias) as it stands now, served by ``upstream``.

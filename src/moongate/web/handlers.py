@@ -9,14 +9,13 @@ from aiohttp import web
 
 from moongate import __version__
 from moongate.admin import Office
-from moongate.core.cards import Offer
 from moongate.core.errors import Refused
-from moongate.core.money import nanos_to_per_million, nanos_to_usd
 from moongate.core.ports import Codec, Store
 from moongate.gateway import Gateway
 from moongate.metrics import Metrics
 from moongate.visit import Visit
 from moongate.web import body
+from moongate.web.cards import card, priced
 from moongate.web.openapi import document
 from moongate.web.reply import whole
 from moongate.web.server import Handler, Hit
@@ -53,6 +52,7 @@ class Handlers:
             "chat": self.chat,
             "models": self.models,
             "model": self.model,
+            "pricing": self.pricing,
             "healthz": self.healthz,
             "readyz": self.readyz,
             "metrics": self.metrics,
@@ -90,6 +90,12 @@ class Handlers:
         if allowed and offer.card.id not in allowed:
             raise Refused("model_not_found", "model")
         return self._json(hit, card(offer))
+
+    async def pricing(self, hit: Hit) -> web.StreamResponse:
+        """``GET /v1/pricing``: public; out of the rows that this process charges by."""
+        catalog = self._gateway.catalog
+        rows = [priced(offer, catalog.upcoming(offer.card.id)) for offer in catalog.offers()]
+        return self._json(hit, {"object": "list", "data": rows})
 
     async def healthz(self, hit: Hit) -> web.StreamResponse:
         """``GET /healthz``: the process runs."""
@@ -145,44 +151,3 @@ class Handlers:
 
     def _json(self, hit: Hit, value: Any) -> web.Response:
         return whole(200, _encode(value), {"x-request-id": hit.id})
-
-
-def card(offer: Offer) -> dict[str, Any]:
-    """A model's public card: Moonshot's fields, and what stands behind it here."""
-    price = offer.price.price
-    out: dict[str, Any] = {
-        "id": offer.card.id,
-        "object": "model",
-        "created": offer.card.created_s,
-        "owned_by": offer.card.owned_by,
-        "context_length": offer.window,
-        "supports_image_in": "images" in offer.abilities,
-        "supports_video_in": "video" in offer.abilities,
-        "supports_reasoning": "thinking" in offer.abilities,
-        "abilities": sorted(offer.abilities),
-        "max_output_tokens_default": offer.output_tokens_default,
-        "aliases": list(offer.card.aliases),
-        "architecture": {**offer.card.architecture, "context_length": offer.card.window},
-        "pricing": {
-            "version": offer.price.version,
-            "currency": "USD",
-            "unit": "per million tokens; search per call",
-            "unit_nanos": "per token; search per call",
-            "input": nanos_to_per_million(price.input),
-            "cached": nanos_to_per_million(price.cached),
-            "output": nanos_to_per_million(price.output),
-            "search": nanos_to_usd(price.search),
-            "input_nanos": price.input,
-            "cached_nanos": price.cached,
-            "output_nanos": price.output,
-            "search_nanos": price.search,
-        },
-        "upstream": offer.upstream,
-        "data_policy": offer.data_policy,
-        "system_fingerprint": offer.fingerprint,
-    }
-    if offer.card.list_price:
-        out["list_price"] = offer.card.list_price
-    if offer.stand_in is not None:
-        out["stand_in"] = offer.stand_in
-    return out

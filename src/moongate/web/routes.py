@@ -52,6 +52,10 @@ ROUTES: Final = (
         "One model by id or alias.",
     ),
     Route(
+        "GET", "/v1/pricing", "pricing", "public", "free", "none", "nothing",
+        "What bills: each model's price in force, those to come, and the official list beside it.",
+    ),
+    Route(
         "GET", "/healthz", "healthz", "public", "free", "none", "nothing",
         "200 while the process runs.",
     ),
