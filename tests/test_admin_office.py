@@ -4,93 +4,15 @@ import json
 
 import pytest
 
-from moongate.access.keys import Keys
-from moongate.admin import OPERATIONS, Means, Office
-from moongate.core.cards import Card, Facts, Offer, Target
-from moongate.core.errors import LedgerUnavailable, Refused
+from moongate.admin import OPERATIONS
+from moongate.core.errors import LedgerUnavailable
 from moongate.core.money import Price, Usage, charge
-from moongate.core.ports import ManualClock, Probe, Settlement
-from moongate.core.rows import HoldRow, PriceRow, UsageRow
-from moongate.store.memory import MemoryStore
-
-PRICE = Price(480, 100, 2_000, 5_000_000)
-DAY_MS = 86_400_000
-
-
-class End:
-    """An upstream that can be looked at."""
-
-    name, kind = "up", "openai"
-
-    def facts(self):
-        return Facts(data_policy="contract")
-
-    async def probe(self):
-        return Probe(ok=True, models=("x",), detail="It answers and lists 1 models.")
-
-
-def offer(price: PriceRow) -> Offer:
-    card = Card(
-        "kimi", ("moon/Kimi",), 1_000, 100, frozenset({"json"}), (Target("up", "x"),),
-        architecture={"experts": 384}, list_price={"input": "0.60"},
-    )  # fmt: skip
-    return Offer(card, price, 1_000, 100, frozenset({"json"}), "fp", "contract", "up", None)
-
-
-class Desk:
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.store = MemoryStore()
-        self.keys = Keys(self.store, bytes(32), self.clock)
-        self.rows: list[PriceRow] = []
-        self.office = Office(
-            Means(
-                self.store,
-                self.keys,
-                self.clock,
-                lambda: [offer(row) for row in self.rows[-1:]],
-                {"up": End()},
-                about=lambda: {"pid": 7, "api": "http://127.0.0.1:1/v1", "configuration": {}},
-            )
-        )
-
-    async def start(self) -> "Desk":
-        await self.store.open()
-        now_ms = self.clock.now_ms()
-        self.rows.append(await self.store.price_add(PriceRow(0, "kimi", PRICE, now_ms)))
-        return self
-
-    async def get(self, path: str, **query: str):
-        return (await self.office.dispatch("GET", f"/admin/v1{path}", query, {}))[1]
-
-    async def post(self, path: str, **body: object):
-        return (await self.office.dispatch("POST", f"/admin/v1{path}", {}, body))[1]
-
-    async def spend(self, id: str, key: str, usage: Usage, *, model: str = "kimi", outcome="done"):
-        """Hold, then settle ``usage`` at the price in force, as the ledger's book does."""
-        price = self.rows[-1]
-        due = charge(usage, price.price) if outcome == "done" else 0
-        now_ms = self.clock.now_ms()
-        hold = HoldRow(
-            id, key, "acme", model, 10**7, price.version, "me", 60, now_ms, legs=("acme",)
-        )
-        assert await self.store.hold(hold)
-        row = UsageRow(
-            id, key, "acme", model, "up", outcome, usage, price.version, due,
-            charge(usage, price.price) - due, now_ms, now_ms,
-        )  # fmt: skip
-        assert await self.store.settle(Settlement(row, void=outcome != "done"))
+from office_kit import DAY_MS, PRICE, Desk, refusal
 
 
 @pytest.fixture
 async def desk():
     return await Desk().start()
-
-
-async def refusal(promise) -> tuple[str, str | None, str]:
-    with pytest.raises(Refused) as caught:
-        await promise
-    return caught.value.code, caught.value.param, caught.value.message
 
 
 async def test_a_key_is_made_with_its_account_and_works_until_it_is_revoked(desk):
@@ -207,7 +129,7 @@ async def test_a_statement_is_tokens_times_price_to_the_nano_dollar(desk):
     await desk.spend("req_3", key, Usage(input=100, output=50), outcome="upstream_error")
     desk.clock.advance(86_400)
     dearer = Price(500, 100, 3_000)
-    desk.rows.append(await desk.store.price_add(PriceRow(0, "kimi", dearer, desk.clock.now_ms())))
+    await desk.price(dearer)
     await desk.spend("req_4", key, Usage(input=1, output=1, searches=2))
 
     told = await desk.get("/statement", account="acme")
@@ -254,8 +176,7 @@ async def test_what_a_statement_cannot_span(desk, query, code):
 
 
 async def test_prices_models_and_upstreams(desk):
-    now_ms = desk.clock.now_ms()
-    await desk.store.price_add(PriceRow(0, "kimi", Price(1, 1, 1), now_ms + DAY_MS))
+    await desk.price(Price(1, 1, 1), desk.clock.now_ms() + DAY_MS)
     rows = (await desk.get("/prices"))["data"]
     assert [row["in_force"] for row in rows] == [True, False]
     assert (rows[0]["input_nanos"], rows[0]["input_per_million_usd"]) == (480, "0.48")

@@ -15,9 +15,9 @@ from moongate.route.catalog import Catalog
 EVERY_S: Final = 1.0
 
 
-async def keep_prices(store: Store, catalog: Catalog) -> None:
-    """Give ``catalog`` the store's price rows every second, for ever."""
+async def keep_prices(store: Store, catalog: Catalog, every_s: float = EVERY_S) -> None:
+    """Give ``catalog`` the store's price rows again and again, for ever."""
     while True:
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(every_s)
         with suppress(LedgerUnavailable):
             catalog.reprice(await store.prices())

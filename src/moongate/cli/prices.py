@@ -116,27 +116,26 @@ def set_price(
 
 
 def _dated(rows: Sequence[dict[str, Any]]) -> None:
-    """Rows with the span in which each is in force."""
-    screen.show_table(
-        [
-            ("Model", "left"), ("Version", "right"), *_RATES, ("From (UTC)", "left"),
-            ("Until (UTC)", "left"),
-        ],
-        [
-            (
-                row["model"], str(row["version"]), *_rates(row), screen.minute(row["from_ms"]),
-                _until(row),
-            )
-            for row in rows
-        ],
-    )  # fmt: skip
-    click.echo(_UNIT, err=True)
+    """Rows with the span in which each is in force; the model's name stands once if it can."""
+    models = {row["model"] for row in rows}
+    columns: list[tuple[str, screen.Justify]] = [("Version", "right"), *_RATES]
+    columns += [("From (UTC)", "left"), ("Until (UTC)", "left")]
+    lines = [
+        [str(row["version"]), *_rates(row), screen.minute(row["from_ms"]), _until(row)]
+        for row in rows
+    ]
+    if len(models) > 1:
+        columns.insert(0, ("Model", "left"))
+        lines = [[row["model"], *line] for row, line in zip(rows, lines, strict=True)]
+    screen.show_table(columns, lines)
+    click.echo(_UNIT if len(models) > 1 else f"{models.pop()}: {_UNIT}", err=True)
 
 
 def _until(row: dict[str, Any]) -> str:
-    if row["until_ms"] is not None:
+    """When a row's time ended, or what it is instead."""
+    if row["state"] == "past":
         return screen.minute(row["until_ms"])
-    return {"in_force": "in force", "replaced": "replaced"}.get(row["state"], "-")
+    return str(row["state"]).replace("_", " ")
 
 
 def _rates(row: dict[str, Any]) -> list[str]:
