@@ -203,7 +203,8 @@ class Application:
             elif known.price != price:
                 self._note(
                     f"The configuration's price of {model} ({price_words(price)}) differs from the "
-                    f"price in force ({price_words(known.price)}) and is not applied; `moongate prices set` would."
+                    f"price in force ({price_words(known.price)}) and is not applied; "
+                    "`moongate prices set` would."
                 )
         self.catalog.reprice(rows)
         self.catalog.require_prices()
