@@ -19,7 +19,10 @@ SRC = ROOT / "src" / "moongate"
 MARK = "<!-- What follows is written by scripts/docs.py. -->\n"
 
 # The order in which a request meets the parts; what is not named here comes last.
-ORDER = "app gateway visit delivery web wire access route upstream meter ledger store admin cli"
+ORDER = (
+    "app gateway visit delivery web wire access route upstream meter ledger payments store admin "
+    "cli"
+)
 GROUND = "settings home log metrics core"
 
 

@@ -23,7 +23,7 @@ FUNCTION_LINES_MAX = 70
 LAYERS = (
     ("core",),
     ("wire", "store", "settings", "home", "log", "metrics"),
-    ("access", "route", "upstream", "meter", "ledger", "media"),
+    ("access", "route", "upstream", "meter", "ledger", "payments", "media"),
     ("search", "privacy"),
     ("admin", "gateway", "console"),
     ("web",),
@@ -44,7 +44,7 @@ ASYNC_EXCEPT = (
     "core/store.py",
     "core/rates.py",
 )  # protocols: signatures without a body
-MONEY = ("core/money.py", "core/rows.py", "ledger/", "store/")
+MONEY = ("core/money.py", "core/rows.py", "ledger/", "payments/", "store/")
 BANNED_NAMES = ("utils", "util", "helpers", "helper", "common", "manager", "base", "v2")
 BANNED_CLASS = re.compile(r"Utils?$|Helpers?$|Common|Manager|^Base[A-Z]|Base$|V2$")
 BANNED_WORDS = re.compile(r"(?i)(?<![a-z])(provider|backend|vendor)s?(?![a-z])|TODO|FIXME|XXX")

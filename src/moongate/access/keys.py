@@ -92,15 +92,9 @@ class Keys:
     ) -> tuple[KeyRow, str]:
         """Mint a key for ``account``, made when it is new; the secret is returned only here."""
         await self.ensure_account(account)
-        secret = mint(ADMIN_PREFIX if admin else PREFIX)
-        row = KeyRow(
-            id=new_id("key_", self._clock.now_ms()),
-            account=account,
-            name=name,
-            mac=self.mac(secret),
-            last4=secret[-4:],
-            created_ms=self._clock.now_ms(),
-            admin=admin,
+        row, secret = self.minted(account, name, admin=admin)
+        row = msgspec.structs.replace(
+            row,
             models=models,
             policy=policy,
             zero_retention=zero_retention,
@@ -110,6 +104,13 @@ class Keys:
         )
         await self._store.key_insert(row)
         return row, secret
+
+    def minted(self, account: str, name: str, *, admin: bool = False) -> tuple[KeyRow, str]:
+        """A plain key that no store knows yet, and its secret."""
+        secret = mint(ADMIN_PREFIX if admin else PREFIX)
+        now_ms = self._clock.now_ms()
+        id = new_id("key_", now_ms)
+        return KeyRow(id, account, name, self.mac(secret), secret[-4:], now_ms, admin=admin), secret
 
     async def ensure_account(self, account: str) -> bool:
         """Make the wallet ``account`` unless it exists; True when it was made."""

@@ -82,6 +82,13 @@ ROWS: Final[dict[str, Row]] = {
     "request_timeout": Row(408, _IRE, "Timed out reading the request.", close=True),
     "not_found": Row(404, _IRE, "There is no such {thing}."),
     "conflict": Row(409, _IRE, "{what}"),
+    "invalid_signature": Row(400, _IRE, "The signature is missing, wrong or too old."),
+    "invalid_invitation": Row(
+        404, _IRE, "This invitation is not known, was used, or has expired. Ask for a new one."
+    ),
+    "payments_unavailable": Row(
+        502, "server_error", "The payment page cannot be opened now; nothing was paid."
+    ),
     "upstream_error": Row(502, "server_error", "The model is unavailable."),
     "overloaded": Row(503, "server_error", "The model is unavailable."),
     "upstream_timeout": Row(504, "server_error", "The model is unavailable."),

@@ -1,13 +1,15 @@
 """What no single key can tell: names that must exist, clash or belong together."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
 from moongate.core.money import per_million_to_nanos, usd_to_nanos
 from moongate.settings.read import nearest
 from moongate.settings.serving import Model, Upstream, day_to_s
+from moongate.settings.tables import Alerts, Topups
 from moongate.settings.tree import Settings
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -24,6 +26,8 @@ def mistakes(settings: Settings) -> Iterator[str]:
         if upstream.name in seen:
             yield f"{path}.name is used twice; every upstream needs a name of its own."
         seen.add(upstream.name)
+    yield from _topups(settings.topups)
+    yield from _alerts(settings.alerts)
     names: dict[str, str] = {}
     for at, model in enumerate(settings.models):
         yield from _model(settings, model, f"models[{at}]")
@@ -42,6 +46,11 @@ def _server(settings: Settings) -> Iterator[str]:
             "server.workers above 1 needs a PostgreSQL store: set store.url to a "
             "postgresql:// address, or server.workers to 1."
         )
+    public = settings.server.public_url
+    if public:
+        yield from _address(public, "server.public_url", example="https://api.example.org")
+        if urlsplit(public).path.strip("/"):
+            yield "server.public_url ends at its host: leave its path out."
     redis = settings.rates.redis_url
     if redis and urlsplit(redis).scheme not in {"redis", "rediss", "valkey", "valkeys", "unix"}:
         yield 'rates.redis_url takes an address like "redis://host:6379/0", or "" for none.'
@@ -87,7 +96,9 @@ def _agreement(upstream: Upstream, path: str) -> Iterator[str]:
         yield f'{path}.agreement.effective takes a day like "2026-02-10".'
 
 
-def _address(url: str, path: str) -> Iterator[str]:
+def _address(
+    url: str, path: str, *, example: str = "https://host.example/v1", query: bool = False
+) -> Iterator[str]:
     try:
         parts = urlsplit(url)
         port_is_fine = parts.port is None or parts.port > 0
@@ -95,11 +106,68 @@ def _address(url: str, path: str) -> Iterator[str]:
         yield f"{path} is not a valid address."
         return
     if parts.scheme not in {"http", "https"} or not parts.hostname or not port_is_fine:
-        yield f'{path} takes an http(s) address, like "https://host.example/v1".'
+        yield f'{path} takes an http(s) address, like "{example}".'
     elif parts.username or parts.password:
         yield f"{path} holds a user or password: name a secret with api_key_env instead."
-    elif parts.query or parts.fragment:
+    elif (parts.query and not query) or parts.fragment:
         yield f"{path} ends at its path; leave out what follows ? or #."
+
+
+def _private_address(url: str, path: str) -> Iterator[str]:
+    """Secrets and money go there: TLS, unless it is this very machine."""
+    wrong = list(_address(url, path, query=True))
+    yield from wrong
+    if not wrong and urlsplit(url).scheme == "http" and not _loopback(urlsplit(url).hostname):
+        yield f"{path} must be an https address; http is for this machine alone."
+
+
+def _loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _topups(topups: Topups) -> Iterator[str]:
+    path = "topups"
+    yield from _private_address(topups.stripe_base_url, f"{path}.stripe_base_url")
+    for name in ("success_url", "cancel_url"):
+        if url := getattr(topups, name):
+            yield from _address(url, f"{path}.{name}", query=True)
+    least = yield from _usd(topups.usd_min, f"{path}.usd_min")
+    most = yield from _usd(topups.usd_max, f"{path}.usd_max")
+    if least and most and least > most:
+        yield f"{path}.usd_min is larger than {path}.usd_max."
+    if topups.stripe_api_key_env and not topups.stripe_secret_env:
+        yield (
+            f"{path}.stripe_secret_env is missing: buyers could pay, and nothing would credit "
+            "them. Name the variable that holds the webhook's signing secret."
+        )
+    if topups.stripe_api_key_env and not topups.success_url:
+        yield f"{path}.success_url is missing: say where a buyer lands who has paid."
+
+
+def _alerts(alerts: Alerts) -> Iterator[str]:
+    yield from _usd(alerts.low_balance_usd, "alerts.low_balance_usd")
+    if alerts.webhook_url:
+        yield from _private_address(alerts.webhook_url, "alerts.webhook_url")
+        if not alerts.webhook_secret_env:
+            yield (
+                "alerts.webhook_secret_env is missing: name the variable that holds the secret "
+                "with which the receiver knows our word."
+            )
+
+
+def _usd(text: str, path: str) -> Generator[str, None, int | None]:
+    """The amount in nano-dollars; ``None``, and a sentence, when it is none above zero."""
+    try:
+        nanos = usd_to_nanos(text)
+    except ValueError:
+        nanos = 0
+    if nanos > 0:
+        return nanos
+    yield f'{path} takes dollars above zero in quotes, like "5.00".'
+    return None
 
 
 def _model(settings: Settings, model: Model, path: str) -> Iterator[str]:

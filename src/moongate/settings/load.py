@@ -150,7 +150,7 @@ def _with_secrets(settings: Settings, env: Mapping[str, str], wrong: list[str]) 
         if upstream.api_key_file:
             key = _from_file(upstream.api_key_file, f"{path}.api_key_file", wrong)
         upstreams.append(replace(upstream, api_key=key))
-    search, topups = settings.search, settings.topups
+    search, topups, alerts = settings.search, settings.topups, settings.alerts
     return replace(
         settings,
         upstreams=tuple(upstreams),
@@ -161,6 +161,15 @@ def _with_secrets(settings: Settings, env: Mapping[str, str], wrong: list[str]) 
             topups,
             stripe_secret=_from_env(
                 topups.stripe_secret_env, env, "topups.stripe_secret_env", wrong
+            ),
+            stripe_api_key=_from_env(
+                topups.stripe_api_key_env, env, "topups.stripe_api_key_env", wrong
+            ),
+        ),
+        alerts=replace(
+            alerts,
+            webhook_secret=_from_env(
+                alerts.webhook_secret_env, env, "alerts.webhook_secret_env", wrong
             ),
         ),
     )

@@ -24,7 +24,7 @@ _GIVEN: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     (dict, "a table"),
     ((dt.date, dt.time), "a date or time without quotes"),
 )
-_SECRETS: Final = ("api_key", "stripe_secret")
+_SECRETS: Final = ("api_key", "stripe_secret", "stripe_api_key", "webhook_secret")
 
 
 def fields(table: type[msgspec.Struct]) -> dict[str, kinds.Field]:

@@ -33,6 +33,9 @@ class Server(Table, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="allowed Host names; empty allows any, which suits loopback alone"),
     ] = ()
+    public_url: Annotated[
+        str, Meta(description="address that buyers use, without a path; empty: as we listen")
+    ] = ""
     metrics: Annotated[
         Literal["loopback", "key", "off"],
         Meta(description="who may read /metrics: loopback, holders of an admin key, nobody"),
@@ -131,6 +134,30 @@ class Topups(Table, frozen=True, kw_only=True):
     """``[topups]``: how buyers pay in."""
 
     stripe_secret_env: Annotated[
-        str, Meta(description="environment variable with Stripe's webhook secret", extra=LATER)
+        str, Meta(description="environment variable with Stripe's webhook secret; none, no webhook")
     ] = ""
+    stripe_api_key_env: Annotated[
+        str, Meta(description="environment variable with Stripe's API key, to open checkouts")
+    ] = ""
+    success_url: Annotated[str, Meta(description="where a buyer lands who has paid")] = ""
+    cancel_url: Annotated[str, Meta(description="where a buyer lands who has not")] = ""
+    usd_min: Annotated[str, Meta(description="least top-up, USD")] = "5.00"
+    usd_max: Annotated[str, Meta(description="largest top-up, USD")] = "500.00"
+    stripe_base_url: Annotated[str, Meta(description="Stripe's API; for tests")] = (
+        "https://api.stripe.com"
+    )
     stripe_secret: Secret | None = None
+    stripe_api_key: Secret | None = None
+
+
+class Alerts(Table, frozen=True, kw_only=True):
+    """``[alerts]``: what the operator is told of, and where."""
+
+    webhook_url: Annotated[
+        str, Meta(description="address that is told when a balance is low; empty: nobody is")
+    ] = ""
+    webhook_secret_env: Annotated[
+        str, Meta(description="environment variable with the secret that signs what it is told")
+    ] = ""
+    low_balance_usd: Annotated[str, Meta(description="a balance is low below this, USD")] = "1.00"
+    webhook_secret: Secret | None = None

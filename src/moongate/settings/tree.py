@@ -9,6 +9,7 @@ from moongate.core.money import Price
 from moongate.settings.secret import Secret, Table, shown
 from moongate.settings.serving import POLICY_RANK, Known, Model, Upstream, card
 from moongate.settings.tables import (
+    Alerts,
     Embedded,
     Ledger,
     Media,
@@ -41,6 +42,7 @@ class Settings(Table, frozen=True, kw_only=True):
     media: Media = Media()
     ledger: Ledger = Ledger()
     topups: Topups = Topups()
+    alerts: Alerts = Alerts()
     origin: str = "the built-in default"
     known: dict[str, Known] = {}
 

@@ -1,0 +1,1 @@
+"""How buyers pay in: hosted checkouts, the signed events that follow, and word of a low balance."""
