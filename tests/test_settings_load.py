@@ -102,6 +102,16 @@ hold_low = 1
 crash_settlement = "checkpoint"
 [topups]
 stripe_secret_env = "K"
+stripe_api_key_env = "K"
+success_url = "https://shop.example/paid?s={CHECKOUT_SESSION_ID}"
+cancel_url = "https://shop.example/"
+usd_min = "10"
+usd_max = "99.99"
+stripe_base_url = "http://127.0.0.1:12111"
+[alerts]
+webhook_url = "https://ops.example/hook?team=1"
+webhook_secret_env = "K"
+low_balance_usd = "2.50"
 """
 
 
@@ -121,6 +131,13 @@ def test_the_example_of_every_table_is_read(tmp_path):
     assert settings.models[0].tokenizer == str(tmp_path / "tok/tiktoken.model")
     assert settings.models[0].window == 262_144
     assert settings.store.file(tmp_path) is None
+    for secret in (
+        settings.topups.stripe_secret,
+        settings.topups.stripe_api_key,
+        settings.alerts.webhook_secret,
+    ):
+        assert secret is not None
+        assert secret.reveal() == "sk-secret"
     assert {"rates.redis_url", "search.engine", "media.fetch", "models[0].tokenizer"} <= set(
         unused(settings)
     )

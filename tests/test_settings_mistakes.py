@@ -15,7 +15,7 @@ BAD = [
         "[server]\nzzz = 1",
         (
             "server.zzz is not a setting; known here: host, port, workers, body_bytes_max, "
-            "drain_s, hosts, metrics."
+            "drain_s, hosts, public_url, metrics."
         ),
     ),
     (
@@ -150,6 +150,40 @@ BAD = [
     (
         '[privacy]\nrequire = "contract"\n' + UP + MODEL,
         'privacy.require is "contract", and no target of models[0] has a data policy that good',
+    ),
+    ('[server]\npublic_url = "api.example"', "server.public_url takes an http(s) address"),
+    ('[server]\npublic_url = "https://x/v1"', "server.public_url ends at its host"),
+    ('[topups]\nstripe_secret = "whsec"', 'name a variable with "stripe_secret_env"'),
+    ('[topups]\nstripe_api_key = "sk"', 'name a variable with "stripe_api_key_env"'),
+    (
+        '[topups]\nstripe_secret_env = "NONE"',
+        "topups.stripe_secret_env names a variable that is not set",
+    ),
+    (
+        '[topups]\nstripe_api_key_env = "A"\nsuccess_url = "https://x"',
+        "topups.stripe_secret_env is missing: buyers could pay, and nothing would credit them.",
+    ),
+    (
+        '[topups]\nstripe_api_key_env = "A"\nstripe_secret_env = "A"',
+        "topups.success_url is missing",
+    ),
+    ('[topups]\nsuccess_url = "ftp://x"', "topups.success_url takes an http(s) address"),
+    ('[topups]\nusd_min = "0"', 'topups.usd_min takes dollars above zero in quotes, like "5.00".'),
+    ('[topups]\nusd_max = "lots"', "topups.usd_max takes dollars above zero"),
+    ('[topups]\nusd_min = "9"\nusd_max = "8"', "topups.usd_min is larger than topups.usd_max."),
+    (
+        '[topups]\nstripe_base_url = "http://api.example"',
+        "topups.stripe_base_url must be an https address; http is for this machine alone.",
+    ),
+    ('[alerts]\nlow_balance_usd = "-1"', "alerts.low_balance_usd takes dollars above zero"),
+    ('[alerts]\nwebhook_url = "https://x"', "alerts.webhook_secret_env is missing"),
+    (
+        '[alerts]\nwebhook_url = "http://10.0.0.1/x"\nwebhook_secret_env = "A"',
+        "alerts.webhook_url must be an https address",
+    ),
+    (
+        '[alerts]\nwebhook_url = "https://u:p@x"\nwebhook_secret_env = "A"',
+        "alerts.webhook_url holds a user or password",
     ),
 ]
 

@@ -13,11 +13,13 @@ import aiohttp
 import msgspec
 
 from moongate.core.errors import Refused
+from moongate.core.money import nanos_to_usd
 from moongate.payments.stripe import NANOS_PER_CENT
 
 OPENING_MAX: Final = 8
 """Sessions that are being opened at once; more are told to come back."""
 _TIMEOUT_S: Final = 20.0
+_WEB: Final = ("https://", "http://")
 _ANSWER_BYTES_MAX: Final = 1 << 20
 
 
@@ -29,9 +31,9 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Checkout:
-    """Opens checkouts with the operator's ``api_key``; amounts lie within ``least`` and ``most``.
+    """Opens checkouts with the operator's ``api_key``, over whole cents from least to most.
 
-    Amounts are nano-dollars. ``cancel_url`` may be empty.
+    ``cancel_url`` may be empty.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Checkout:
         self._api_key = api_key
         self._url = f"{base_url.rstrip('/')}/v1/checkout/sessions"
         self._success_url, self._cancel_url = success_url, cancel_url
-        self.least_nanos, self.most_nanos = least_nanos, most_nanos
+        self._least_nanos, self._most_nanos = least_nanos, most_nanos
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._opening = 0
 
@@ -61,8 +63,9 @@ class Checkout:
         Raises Refused: 400 for an amount that is not offered, 502 when Stripe does not open it.
         """
         cents, rest = divmod(amount_nanos, NANOS_PER_CENT)
-        if rest:
-            raise Refused("invalid_value", "usd", what="Use whole cents.")
+        if rest or not self._least_nanos <= amount_nanos <= self._most_nanos:
+            least, most = nanos_to_usd(self._least_nanos), nanos_to_usd(self._most_nanos)
+            raise Refused("invalid_value", "usd", what=f"Use dollars from {least} to {most}.")
         if self._opening >= OPENING_MAX:
             raise Refused("payments_unavailable", retry_after_s=1)
         self._opening += 1
@@ -73,7 +76,7 @@ class Checkout:
         finally:
             self._opening -= 1
         url, session = answer.get("url"), answer.get("id")
-        if not isinstance(url, str) or not isinstance(session, str) or not url.startswith("http"):
+        if not isinstance(url, str) or not isinstance(session, str) or not url.startswith(_WEB):
             raise Refused("payments_unavailable")
         return Session(session, url)
 
