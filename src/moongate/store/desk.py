@@ -12,14 +12,13 @@ from typing import Any, Final
 import apsw
 
 from moongate.core.errors import LedgerUnavailable
-from moongate.core.ports import Settlement
-from moongate.core.rows import HoldRow
-from moongate.store import moves
+from moongate.core.store import Extension, Settlement
+from moongate.store import holding, moves
 from moongate.store.lane import Outcome
 from moongate.store.opening import connect
 
 Call = Callable[[apsw.Connection], Any]
-Op = HoldRow | Settlement | Call
+Op = holding.Want | Extension | Settlement | Call
 
 _KINDS: Final[tuple[tuple[type[apsw.Error], str], ...]] = (
     (apsw.FullError, "full"),
@@ -63,7 +62,7 @@ class Desk:
                 return
 
     def commit(self, ops: Sequence[Op]) -> list[Outcome]:
-        """One transaction for all of ``ops``: what was held comes free first, then holds."""
+        """One transaction for all of ``ops``: what was held comes free first, then holds grow."""
         try:
             self._begin()
             outcomes = _perform(self.db(), ops)
@@ -108,22 +107,28 @@ class Desk:
         return outcomes
 
 
+_MOVES: Final[tuple[tuple[type[Any], Callable[[apsw.Connection, Any], Sequence[Outcome]]], ...]] = (
+    (Settlement, moves.settle),
+    (Extension, holding.extend),
+    (holding.Want, holding.hold),
+)
+"""What is done in batches, and in which order."""
+
+
 def _perform(db: apsw.Connection, ops: Sequence[Op]) -> list[Outcome]:
     """Every op's outcome, in the order of ``ops``."""
     outcomes: list[Outcome] = [None] * len(ops)
-    settles = [(n, op) for n, op in enumerate(ops) if isinstance(op, Settlement)]
-    holds = [(n, op) for n, op in enumerate(ops) if isinstance(op, HoldRow)]
-    if settles:
-        answers = moves.settle(db, [op for _, op in settles])
-        for (n, _), answer in zip(settles, answers, strict=True):
-            outcomes[n] = answer
-    if holds:
-        answers = moves.hold(db, [op for _, op in holds])
-        for (n, _), answer in zip(holds, answers, strict=True):
-            outcomes[n] = answer
-    for n, op in enumerate(ops):
-        if not isinstance(op, HoldRow | Settlement):
-            outcomes[n] = _call(db, op)
+    batched = 0
+    for kind, move in _MOVES:
+        places = [n for n, op in enumerate(ops) if type(op) is kind]
+        if places:
+            for n, outcome in zip(places, move(db, [ops[n] for n in places]), strict=True):
+                outcomes[n] = outcome
+            batched += len(places)
+    if batched < len(ops):
+        for n, op in enumerate(ops):
+            if not isinstance(op, holding.Want | Extension | Settlement):
+                outcomes[n] = _call(db, op)
     return outcomes
 
 

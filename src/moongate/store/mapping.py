@@ -5,8 +5,18 @@ from typing import Any, Final
 
 import msgspec
 
-from moongate.core.money import Price, Usage
-from moongate.core.rows import AccountRow, HoldRow, HoldState, KeyRow, PriceRow, UsageRow
+from moongate.core.money import Price, Usage, charge
+from moongate.core.rows import (
+    NO_QUOTA,
+    AccountRow,
+    EntryRow,
+    HoldRow,
+    HoldState,
+    KeyRow,
+    PriceRow,
+    Quota,
+    UsageRow,
+)
 
 _ENCODER: Final = msgspec.json.Encoder()
 FOREVER_MS: Final = 1 << 62
@@ -17,7 +27,7 @@ AGAINST: Final = {"topup": "cash", "refund": "cash", "trial": "promo"}
 Values = Sequence[Any]
 
 
-def as_json(rows: Sequence[Any]) -> str:
+def as_json(rows: Any) -> str:
     """A batch as the one JSON array that a statement takes."""
     return _ENCODER.encode(rows).decode()
 
@@ -25,6 +35,14 @@ def as_json(rows: Sequence[Any]) -> str:
 def legs_of(row: HoldRow) -> tuple[str, ...]:
     """The accounts that a hold counts against, in id order, its own among them."""
     return tuple(sorted({row.account, *row.legs}))
+
+
+def subjects_of(row: HoldRow) -> list[tuple[str, str]]:
+    """(scope, subject) of every budget that a hold can count against."""
+    found = [("key", row.key), ("account", row.account)]
+    if row.project:
+        found.append(("project", f"{row.account}/{row.project}"))
+    return found
 
 
 def hold_values(row: HoldRow) -> Values:
@@ -40,15 +58,21 @@ def hold_values(row: HoldRow) -> Values:
         row.owner,
         row.lease_s,
         row.created_ms,
+        row.project,
     )
 
 
 def hold_row(values: Values) -> HoldRow:
-    """A hold of ``open_holds``."""
-    fields = list(values)
-    fields[9] = tuple(msgspec.json.decode(fields[9]))
-    fields[11] = HoldState(fields[11])
-    return HoldRow(*fields)
+    """A row of the ``hold`` statements."""
+    *fields, legs, slice_no, state, project = values[:13]
+    legs, used = tuple(msgspec.json.decode(legs)), Usage(*values[13:17])
+    return HoldRow(*fields, legs, slice_no, HoldState(state), project, used)
+
+
+def entry_values(entry: EntryRow) -> Values:
+    """Columns of ``entry_insert``."""
+    *fields, chain = msgspec.structs.astuple(entry)
+    return (*fields, None if chain is None else chain.hex())
 
 
 def usage_values(row: UsageRow) -> Values:
@@ -90,64 +114,77 @@ def usage_row(values: Values) -> UsageRow:
     return UsageRow(*fields)
 
 
-def expired_row(values: Values, at_ms: int) -> UsageRow:
-    """The usage row of a hold whose holder died: nothing is known, nothing is charged.
+def expired_row(hold: HoldRow, price: Price, at_ms: int, *, checkpoint: bool) -> UsageRow:
+    """The usage row of a hold whose holder died: its noted counts, forgiven or charged.
 
-    ``values`` are id, key, account, model, price version and time of creation. Status 0: nobody
-    knows what the client was told.
+    Status 0: nobody knows what the client was told.
     """
-    id, key, account, model, version, created_ms = values
+    due = charge(hold.running, price)
+    paid = min(due, hold.amount_nanos) if checkpoint else 0
     return UsageRow(
-        hold=id,
-        key=key,
-        account=account,
-        model=model,
+        hold=hold.id,
+        key=hold.key,
+        account=hold.account,
+        model=hold.model,
         upstream="",
         outcome="expired",
-        usage=Usage(),
-        price_version=version,
-        charge_nanos=0,
-        forgiven_nanos=0,
-        created_ms=created_ms,
+        usage=hold.running,
+        price_version=hold.price_version,
+        charge_nanos=paid,
+        forgiven_nanos=due - paid,
+        created_ms=hold.created_ms,
         ended_ms=at_ms,
         status=0,
-        duration_ms=max(0, at_ms - created_ms),
+        duration_ms=max(0, at_ms - hold.created_ms),
     )
+
+
+def quota_values(quota: Quota) -> dict[str, Any]:
+    """Bindings of the three rates."""
+    return msgspec.structs.asdict(quota)
+
+
+def _quota(values: Values) -> Quota:
+    """The three rates; most rows have none."""
+    return NO_QUOTA if values == (None, None, None) else Quota(*values)
 
 
 def account_row(values: Values) -> AccountRow:
     """A row of the ``account`` statements."""
-    return AccountRow(*values)
+    *fields, rpm, tpm, concurrency, chain_no, chain = values
+    return AccountRow(*fields, _quota((rpm, tpm, concurrency)), chain_no, chain)
 
 
 def key_values(row: KeyRow) -> dict[str, Any]:
     """Bindings of ``key_insert``."""
-    values = {name: getattr(row, name) for name in row.__struct_fields__}
-    return values | {
-        "admin": int(row.admin),
-        "models": as_json(row.models),
-        "zero_retention": int(row.zero_retention),
-    }
+    values = msgspec.structs.asdict(row)
+    del values["quota"], values["account_quota"]
+    return (
+        values
+        | quota_values(row.quota)
+        | {
+            "admin": int(row.admin),
+            "models": as_json(row.models),
+            "zero_retention": int(row.zero_retention),
+        }
+    )
 
 
 def key_row(values: Values) -> KeyRow:
-    """A row of the ``key`` statements."""
-    id, account, name, mac, last4, created_ms, admin, models, policy, zero, expires, revoked = (
-        values
-    )
+    """A row of the ``key`` statements, with its account's rates where they stand behind it."""
+    *fields, admin, models, policy, zero_retention, expires_ms, revoked_ms, project = values[:13]
     return KeyRow(
-        id=id,
-        account=account,
-        name=name,
-        mac=mac,
-        last4=last4,
-        created_ms=created_ms,
-        admin=bool(admin),
-        models=tuple(msgspec.json.decode(models)),
-        policy=policy,
-        zero_retention=bool(zero),
-        expires_ms=expires,
-        revoked_ms=revoked,
+        *fields,
+        bool(admin),
+        tuple(msgspec.json.decode(models)),
+        policy,
+        bool(zero_retention),
+        expires_ms,
+        revoked_ms,
+        project,
+        _quota(values[13:16]),
+        *values[16:18],
+        account_quota=_quota(values[18:]) if len(values) > 18 else NO_QUOTA,
     )
 
 

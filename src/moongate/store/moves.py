@@ -1,29 +1,33 @@
-"""The moves of money as SQL on one connection: hold, settle, expire, credit.
+"""The moves of money that end something, as SQL on one connection: settle, expire, credit.
 
 Each function is one move inside a transaction that its caller opened and will commit. A batch is
 a handful of statements however many moves it has; where one of them cannot be done, the others
 are not held up by it. What may not happen is refused by the guards in the statements and by the
-constraints of the tables, never by a figure that was read before.
+constraints of the tables. Balances are never read to be written; the ends of the wallets' chains
+are, under the write lock of the transaction that moves them on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import apsw
+import msgspec
 
+from moongate.core.chain import link
 from moongate.core.errors import Refused
-from moongate.core.ports import Settlement
-from moongate.core.rows import Finding, HoldRow, HoldState, UsageRow
+from moongate.core.money import Price
+from moongate.core.rows import EntryRow, HoldState, TopupRow, UsageRow
+from moongate.core.store import Running, Settlement
 from moongate.store.mapping import (
     AGAINST,
     as_json,
+    entry_values,
     expired_row,
-    hold_values,
-    legs_of,
+    hold_row,
     usage_values,
 )
-from moongate.store.statements import AUDITS, SQL
+from moongate.store.statements import run
 
 FAULTY: Final = (
     apsw.ConstraintError,
@@ -36,8 +40,12 @@ FAULTY: Final = (
 )
 """What is one move's own fault. Any other error is the store's and fails the whole batch."""
 
-Move = TypeVar("Move", HoldRow, Settlement)
+FORGIVEN_SEQ: Final = 100
+"""Where the entries of what was forgiven begin under a hold's id."""
+
 Answer = bool | BaseException
+Head = tuple[str, int, bytes]
+"""An account's kind, and where its chain ends."""
 
 
 @contextmanager
@@ -62,8 +70,10 @@ def own_fault(error: Exception) -> Exception:
     return error
 
 
-def one_by_one(
-    db: apsw.Connection, moves: Sequence[Move], many: Callable[[Sequence[Move]], list[Answer]]
+def _one_by_one(
+    db: apsw.Connection,
+    moves: Sequence[Settlement],
+    many: Callable[[Sequence[Settlement]], list[Answer]],
 ) -> list[Answer]:
     """``many`` on all of ``moves`` at once, or on each alone where one of them is at fault."""
     try:
@@ -72,75 +82,24 @@ def one_by_one(
     except FAULTY as error:
         if len(moves) == 1:
             return [own_fault(error)]
-    return [one_by_one(db, [move], many)[0] for move in moves]
-
-
-class _CannotPay(Exception):
-    """Some accounts cannot take all that a batch wants of them."""
-
-    def __init__(self, tight: set[str]) -> None:
-        super().__init__(len(tight))
-        self.tight = tight
-
-
-def hold(db: apsw.Connection, rows: Sequence[HoldRow]) -> list[Answer]:
-    """Set money aside for each row, on every leg or none; False where a leg cannot pay."""
-    try:
-        with step(db):
-            _reserve(db, rows)
-        return [True] * len(rows)
-    except _CannotPay as error:
-        if len(rows) == 1:
-            return [False]
-        tight = error.tight
-    except FAULTY as error:
-        if len(rows) == 1:
-            return [own_fault(error)]
-        tight = {leg for row in rows for leg in legs_of(row)}
-    # Whoever touches a tight account is served alone, in order; the rest again at once.
-    answers: list[Answer] = [False] * len(rows)
-    at_ease = [n for n, row in enumerate(rows) if tight.isdisjoint(legs_of(row))]
-    if at_ease:
-        for n, answer in zip(at_ease, hold(db, [rows[n] for n in at_ease]), strict=True):
-            answers[n] = answer
-    for n, row in enumerate(rows):
-        if not tight.isdisjoint(legs_of(row)):
-            answers[n] = hold(db, [row])[0]
-    return answers
-
-
-def _reserve(db: apsw.Connection, rows: Sequence[HoldRow]) -> None:
-    wanted: dict[str, int] = {}
-    for row in rows:
-        if row.amount_nanos < 0:
-            raise ValueError("a hold cannot be negative")
-        for leg in legs_of(row):
-            wanted[leg] = wanted.get(leg, 0) + row.amount_nanos
-    paid = {id for (id,) in db.execute(SQL["hold_reserve"], {"rows": as_json([*wanted.items()])})}
-    if len(paid) < len(wanted):
-        raise _CannotPay(wanted.keys() - paid)
-    db.execute(SQL["hold_insert"], {"rows": as_json([hold_values(row) for row in rows])})
-    legs = [(row.id, leg) for row in rows for leg in legs_of(row)]
-    db.execute(SQL["hold_legs"], {"rows": as_json(legs)})
+    return [_one_by_one(db, [move], many)[0] for move in moves]
 
 
 def settle(db: apsw.Connection, settlements: Sequence[Settlement]) -> list[Answer]:
     """Resolve each open hold with its usage row; False where it was resolved before."""
 
     def many(some: Sequence[Settlement]) -> list[Answer]:
-        firsts: dict[str, UsageRow] = {}
-        for settlement in some:
-            firsts.setdefault(settlement.row.hold, settlement.row)
-        if len(firsts) < len(some) and len(some) > 1:
+        rows = {settlement.row.hold: settlement.row for settlement in some}
+        if len(rows) < len(some):
             raise ValueError("one hold twice in a batch")  # each alone, then
         states = {
             settlement.row.hold: HoldState.VOID if settlement.void else HoldState.SETTLED
             for settlement in some
         }
-        won = _resolve(db, firsts, states)
+        won = _resolve(db, rows, states)
         return [settlement.row.hold in won for settlement in some]
 
-    return one_by_one(db, settlements, many)
+    return _one_by_one(db, settlements, many)
 
 
 def _resolve(
@@ -148,86 +107,139 @@ def _resolve(
 ) -> set[str]:
     """Take each hold out of state 0 with its usage row; returns the ids that were still open."""
     claims = [(id, states[id], row.ended_ms) for id, row in rows.items()]
-    won = {id for (id,) in db.execute(SQL["settle_claim"], {"rows": as_json(claims)})}
-    if not won:
-        return won
-    ours = [row for id, row in rows.items() if id in won]
-    charges = [(row.hold, row.charge_nanos) for row in ours]
-    db.execute(SQL["settle_release"], {"rows": as_json(charges)})
-    total = sum(nanos for _, nanos in charges)
-    if total:
-        db.execute(SQL["post"], {"id": "revenue", "nanos": total})
-        entries = [
-            (row.hold, seq, account, nanos, "charge", row.ended_ms)
-            for row in ours
-            if row.charge_nanos
-            for seq, account, nanos in (
-                (0, row.account, -row.charge_nanos),
-                (1, "revenue", row.charge_nanos),
-            )
-        ]
-        db.execute(SQL["entry_insert"], {"rows": as_json(entries)})
-    db.execute(SQL["usage_insert"], {"rows": as_json([usage_values(row) for row in ours])})
-    return won
+    legs: dict[str, list[str]] = {}
+    freed: dict[str, int] = {}
+    for id, nanos, text in run(db, "settle_claim", rows=as_json(claims)):
+        legs[id] = msgspec.json.decode(text)
+        for leg in legs[id]:
+            freed[leg] = freed.get(leg, 0) + nanos
+    if not legs:
+        return set()
+    ours = [row for id, row in rows.items() if id in legs]
+    heads = _heads(db, {*freed, "revenue", "contra", "forgiven"})
+    entries = [
+        entry
+        for row in ours
+        for entry in _entries(row, [leg for leg in legs[row.hold] if heads[leg][0] == "budget"])
+    ]
+    _post(db, heads, entries, freed)
+    run(db, "usage_insert", rows=as_json([usage_values(row) for row in ours]))
+    return set(legs)
 
 
-def expire(db: apsw.Connection, at_ms: int, grace_s: int) -> list[str]:
-    """Resolve the open holds whose lease and grace ran out, charge 0; returns their ids."""
-    return _lapse(db, db.execute(SQL["lapsed"], {"at_ms": at_ms, "grace_s": grace_s}), at_ms)
+def _entries(row: UsageRow, budgets: Sequence[str]) -> Iterator[EntryRow]:
+    """What a resolved hold moves: the charge, its shadow on each budget, what was forgiven."""
+    at_ms, charge, forgiven = row.ended_ms, row.charge_nanos, row.forgiven_nanos
+    if charge:
+        yield EntryRow(row.hold, 0, row.account, -charge, "charge", at_ms)
+        yield EntryRow(row.hold, 1, "revenue", charge, "charge", at_ms)
+        for n, budget in enumerate(budgets):
+            yield EntryRow(row.hold, 2 + 2 * n, budget, -charge, "budget", at_ms)
+            yield EntryRow(row.hold, 3 + 2 * n, "contra", charge, "budget", at_ms)
+    if forgiven:
+        yield EntryRow(row.hold, FORGIVEN_SEQ, "forgiven", forgiven, "forgiven", at_ms)
+        yield EntryRow(row.hold, FORGIVEN_SEQ + 1, "contra", -forgiven, "forgiven", at_ms)
 
 
-def expire_orphans(db: apsw.Connection, owner: str, at_ms: int) -> list[str]:
-    """Resolve the open holds of every owner but ``owner``, charge 0; returns their ids."""
-    return _lapse(db, db.execute(SQL["orphans"], {"owner": owner}), at_ms)
+def _heads(db: apsw.Connection, ids: Iterable[str]) -> dict[str, Head]:
+    found = run(db, "heads", ids=as_json(list(ids)))
+    return {id: (kind, number, chain) for id, kind, number, chain in found}
 
 
-def _lapse(db: apsw.Connection, found: apsw.Cursor, at_ms: int) -> list[str]:
-    rows = [expired_row(values, at_ms) for values in found.fetchall()]
+def _post(
+    db: apsw.Connection, heads: dict[str, Head], entries: Iterable[EntryRow], freed: dict[str, int]
+) -> None:
+    """Write ``entries``, chain those of wallets, and move every account they touch at once."""
+    posted: dict[str, int] = {}
+    rows = []
+    for entry in entries:
+        id = entry.account
+        posted[id] = posted.get(id, 0) + entry.amount_nanos
+        if heads[id][0] == "wallet":
+            linked, heads[id] = chained(entry, heads[id])
+            rows.append(entry_values(linked))
+        else:
+            rows.append(entry_values(entry))
+    moved = [
+        (id, freed.get(id, 0), posted.get(id, 0), heads[id][1], heads[id][2].hex())
+        for id in {**freed, **posted}
+    ]
+    run(db, "account_move", rows=as_json(moved))
     if rows:
-        _resolve(
-            db,
-            {row.hold: row for row in rows},
-            dict.fromkeys((r.hold for r in rows), HoldState.EXPIRED),
-        )
+        run(db, "entry_insert", rows=as_json(rows))
+
+
+def chained(entry: EntryRow, head: Head) -> tuple[EntryRow, Head]:
+    """``entry`` behind the end of its wallet's chain, and where that ends then."""
+    kind, number, chain = head
+    numbered = msgspec.structs.replace(entry, chain_no=number + 1)
+    chain = link(chain, numbered)
+    return msgspec.structs.replace(numbered, chain=chain), (kind, number + 1, chain)
+
+
+def renew(db: apsw.Connection, running: Sequence[Running], at_ms: int) -> int:
+    """Extend the leases of open holds and note what they have used; returns how many were open."""
+    last = {one.hold: one.usage for one in running}
+    rows = [(id, u.input, u.cache_read, u.output, u.searches) for id, u in last.items()]
+    run(db, "renew", rows=as_json(rows), at_ms=at_ms)
+    return db.changes()
+
+
+def expire(db: apsw.Connection, at_ms: int, grace_s: int, *, checkpoint: bool) -> list[str]:
+    """Resolve the open holds whose lease and grace ran out; returns their ids."""
+    found = run(db, "lapsed", at_ms=at_ms, grace_s=grace_s)
+    return _lapse(db, found, at_ms, checkpoint=checkpoint)
+
+
+def expire_orphans(db: apsw.Connection, owner: str, at_ms: int, *, checkpoint: bool) -> list[str]:
+    """Resolve the open holds of every owner but ``owner``; returns their ids."""
+    found = run(db, "orphans", owner=owner)
+    return _lapse(db, found, at_ms, checkpoint=checkpoint)
+
+
+def _lapse(db: apsw.Connection, found: list[Any], at_ms: int, *, checkpoint: bool) -> list[str]:
+    rows = [
+        expired_row(hold_row(values), Price(*values[17:]), at_ms, checkpoint=checkpoint)
+        for values in found
+    ]
+    if rows:
+        ids = [row.hold for row in rows]
+        _resolve(db, dict(zip(ids, rows, strict=True)), dict.fromkeys(ids, HoldState.EXPIRED))
     return [row.hold for row in rows]
 
 
 def credit(
-    db: apsw.Connection, account: str, amount_nanos: int, kind: str, tx: str, at_ms: int
+    db: apsw.Connection,
+    account: str,
+    amount_nanos: int,
+    kind: str,
+    tx: str,
+    at_ms: int,
+    topup: TopupRow | None,
 ) -> bool:
-    """Post ``amount`` to a wallet against cash or promo; False when ``tx`` exists.
+    """Post ``amount`` to a wallet against cash or promo; False when ``tx`` or its event exists.
 
     Raises Refused when there is no such wallet, or it cannot take that amount.
     """
     if amount_nanos == 0 or kind not in AGAINST:
         raise ValueError("not a credit")
-    if db.execute(SQL["tx_known"], {"tx": tx}).fetchone() is not None:
+    known: dict[str, Any] = {"source": None, "event": None, "tx": tx}
+    if topup is not None:
+        known |= msgspec.structs.asdict(topup)
+    if run(db, "credit_known", **known):
         return False
-    db.execute(SQL["credit_wallet"], {"id": account, "nanos": amount_nanos})
-    if db.changes() == 0:
-        found = db.execute(SQL["account"], {"id": account}).fetchone()
-        if found is None or found[1] != "wallet":
-            raise Refused("not_found", thing="account")
-        raise Refused("conflict", what="The account cannot take that amount.")
-    db.execute(SQL["post"], {"id": AGAINST[kind], "nanos": -amount_nanos})
+    against = AGAINST[kind]
+    heads = _heads(db, [account, against])
+    if account not in heads or heads[account][0] != "wallet":
+        raise Refused("not_found", thing="account")
     entries = [
-        (tx, 0, account, amount_nanos, kind, at_ms),
-        (tx, 1, AGAINST[kind], -amount_nanos, kind, at_ms),
+        EntryRow(tx, 0, account, amount_nanos, kind, at_ms),
+        EntryRow(tx, 1, against, -amount_nanos, kind, at_ms),
     ]
-    db.execute(SQL["entry_insert"], {"rows": as_json(entries)})
-    return True
-
-
-def audit(db: apsw.Connection) -> list[Finding]:
-    """All invariants of one moment, and the file's own soundness."""
-    db.execute("BEGIN")
     try:
-        found = [Finding(*values) for sql in AUDITS for values in db.execute(sql)]
-        found += [
-            Finding("file", str(n), text)
-            for n, (text,) in enumerate(db.execute("PRAGMA integrity_check(10)"))
-            if text != "ok"
-        ]
-    finally:
-        db.execute("ROLLBACK")
-    return found
+        _post(db, heads, entries, {})
+    except apsw.ConstraintError:
+        raise Refused("conflict", what="The account cannot take that amount.") from None
+    if topup is not None:
+        run(db, "topup_insert", **known, account=account, at_ms=at_ms)
+    return True

@@ -13,13 +13,18 @@ from typing import Final
 import apsw
 
 from moongate.core.errors import ConfigurationError
-from moongate.store.statements import read_migrations
+from moongate.core.rows import EntryRow
+from moongate.store.mapping import as_json
+from moongate.store.moves import Head, chained
+from moongate.store.statements import read_migrations, run
 
 APPLICATION_ID: Final = 0x4D4F4F4E  # "MOON" in a SQLite header's application id
 BUSY_TIMEOUT_MS: Final = 2_000
 CHECK_BYTES_MAX: Final = 256 << 20
 """Larger files are not read through at start; ``audit`` does that."""
 WAL_BYTES_MAX: Final = 64 << 20
+CHAINS_FROM: Final = 2
+"""The migration after which entries that exist get their chain."""
 WAL_RESET_FIXED: Final = (3, 51, 3)
 """Older SQLite libraries can corrupt a WAL database that two connections have open."""
 
@@ -69,6 +74,7 @@ def connect(path: Path, vfs: str | None = None, *, reading: bool = False) -> aps
         db.set_busy_timeout(BUSY_TIMEOUT_MS)
         db.pragma("synchronous", "FULL")
         db.pragma("foreign_keys", "ON")
+        db.pragma("secure_delete", "ON")
         db.pragma("temp_store", "MEMORY")
         db.pragma("journal_size_limit", WAL_BYTES_MAX)
         if sys.platform == "darwin":
@@ -159,12 +165,43 @@ def _migrate(db: apsw.Connection) -> bool:
     if not pending:
         return False
     db.execute("BEGIN IMMEDIATE")
-    for text in pending.values():
+    for number, text in pending.items():
         db.execute(text)
+        if number == CHAINS_FROM:
+            _chain_wallets(db)
     db.pragma("application_id", APPLICATION_ID)
     db.pragma("user_version", max(pending))
     db.execute("COMMIT")
     return True
+
+
+def _chain_wallets(db: apsw.Connection) -> None:
+    """Link the entries that wallets have, oldest first, a page at a time."""
+    heads: dict[str, Head] = {}
+    after = -1
+    while page := run(db, "unchained", after=after):
+        links = []
+        for n, *fields in page:
+            entry = EntryRow(*fields)
+            head = heads.get(entry.account, ("wallet", 0, b""))
+            entry, heads[entry.account] = chained(entry, head)
+            links.append((n, entry.chain_no, (entry.chain or b"").hex()))
+            after = n
+        run(db, "chain_set", rows=as_json(links))
+    ends = [(id, 0, 0, number, chain.hex()) for id, (_, number, chain) in heads.items()]
+    run(db, "account_move", rows=as_json(ends))
+
+
+def fold(path: Path, vfs: str | None = None) -> None:
+    """Fold the log into the file and empty it: no page as it was before is left in it.
+
+    Where others are busy it stays for the next time. Raises apsw.Error.
+    """
+    db = connect(path, vfs)
+    try:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        db.close()
 
 
 def _sync_folder(folder: Path) -> None:

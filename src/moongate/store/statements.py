@@ -5,7 +5,9 @@ No statement is built from pieces anywhere: values reach SQL as bound parameters
 
 import re
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
+
+import apsw
 
 _HERE: Final = files("moongate.store")
 _NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -23,7 +25,7 @@ def read_migrations() -> dict[int, str]:
     """Number -> script, in the order in which they are applied."""
     found = {
         int(entry.name.split("_", 1)[0]): entry.read_text("utf-8")
-        for entry in _HERE.joinpath("migrations").iterdir()
+        for entry in _HERE.joinpath("migrations", "sqlite").iterdir()
         if entry.name.endswith(".sql")
     }
     return dict(sorted(found.items()))
@@ -34,3 +36,11 @@ SQL: Final[dict[str, str]] = read_queries(_HERE.joinpath("queries.sql").read_tex
 
 AUDITS: Final = tuple(SQL[name] for name in sorted(SQL) if name.startswith("audit_"))
 """The invariants; each returns rows of (name, where, detail) for what breaks it."""
+
+
+def run(db: apsw.Connection, name: str, /, **values: Any) -> list[Any]:
+    """The rows that a statement of ``queries.sql`` returns, run to its end.
+
+    ``values`` may hold more than it binds.
+    """
+    return db.execute(SQL[name], values).fetchall()
