@@ -1,4 +1,4 @@
-"""What a hold meets before any money: its client's Idempotency-Key, and budgets that it falls under.
+"""What a hold meets before any money: its client's Idempotency-Key, and the budgets over it.
 
 Both are read in the transaction that makes the hold, never earlier.
 """
@@ -15,9 +15,7 @@ from moongate.store.mapping import as_json, legs_of, subjects_of
 from moongate.store.statements import run
 
 
-def used_keys(
-    db: apsw.Connection, asked: Sequence[tuple[Idem | None, int]]
-) -> dict[int, NotHeld]:
+def used_keys(db: apsw.Connection, asked: Sequence[tuple[Idem | None, int]]) -> dict[int, NotHeld]:
     """By its place, what stands under each Idempotency-Key (asked at a time); freed ones go."""
     rows = [
         (n, idem.account, key.hex(), body.hex())

@@ -66,7 +66,7 @@ def hold_row(values: Values) -> HoldRow:
     """A row of the ``hold`` statements."""
     *fields, legs, slice_no, state, project = values[:13]
     legs, used = tuple(msgspec.json.decode(legs)), Usage(*values[13:17])
-    return HoldRow(*fields, legs, slice_no, HoldState(state), project, used)
+    return HoldRow(*[*fields, legs, slice_no, HoldState(state), project, used])
 
 
 def entry_values(entry: EntryRow) -> Values:
@@ -152,7 +152,7 @@ def _quota(values: Values) -> Quota:
 def account_row(values: Values) -> AccountRow:
     """A row of the ``account`` statements."""
     *fields, rpm, tpm, concurrency, chain_no, chain = values
-    return AccountRow(*fields, _quota((rpm, tpm, concurrency)), chain_no, chain)
+    return AccountRow(*[*fields, _quota((rpm, tpm, concurrency)), chain_no, chain])
 
 
 def key_values(row: KeyRow) -> dict[str, Any]:
@@ -173,19 +173,10 @@ def key_values(row: KeyRow) -> dict[str, Any]:
 def key_row(values: Values) -> KeyRow:
     """A row of the ``key`` statements, with its account's rates where they stand behind it."""
     *fields, admin, models, policy, zero_retention, expires_ms, revoked_ms, project = values[:13]
-    return KeyRow(
-        *fields,
-        bool(admin),
-        tuple(msgspec.json.decode(models)),
-        policy,
-        bool(zero_retention),
-        expires_ms,
-        revoked_ms,
-        project,
-        _quota(values[13:16]),
-        *values[16:18],
-        account_quota=_quota(values[18:]) if len(values) > 18 else NO_QUOTA,
-    )
+    fields += [bool(admin), tuple(msgspec.json.decode(models)), policy, bool(zero_retention)]
+    fields += [expires_ms, revoked_ms, project, _quota(values[13:16]), *values[16:18]]
+    fields.append(_quota(values[18:]) if len(values) > 18 else NO_QUOTA)
+    return KeyRow(*fields)
 
 
 def price_row(values: Values) -> PriceRow:

@@ -116,6 +116,8 @@ def _resolve(
     if not legs:
         return set()
     ours = [row for id, row in rows.items() if id in legs]
+    if any(row.account not in legs[row.hold] for row in ours):
+        raise ValueError("the store refused this row: another account's hold")
     heads = _heads(db, {*freed, "revenue", "contra", "forgiven"})
     entries = [
         entry

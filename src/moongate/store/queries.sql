@@ -74,8 +74,8 @@ ON CONFLICT (id) DO NOTHING;
 
 -- name: idem_used
 -- What stands under these keys, by the number of who asks. [[n, account, key_mac, body_mac]]
-SELECT value ->> 0, idem.account, idem.key_mac, idem.body_mac = unhex(value ->> 3), idem.hold, hold.state,
-    idem.expires_ms
+SELECT value ->> 0, idem.account, idem.key_mac, idem.body_mac = unhex(value ->> 3), idem.hold,
+    hold.state, idem.expires_ms
 FROM json_each(:rows)
 CROSS JOIN idem ON idem.account = value ->> 1 AND idem.key_mac = unhex(value ->> 2)
 CROSS JOIN hold ON hold.id = idem.hold
