@@ -28,27 +28,27 @@ async def _lived_in(store: Store) -> None:
 
 BREAKS: dict[str, tuple[set[str], list[str]]] = {
     "an entry too much": (
-        {"I1", "I2"},
-        ["INSERT INTO entry VALUES (NULL, 'x', 0, 'acme', 5, 'topup', 1)"],
+        {"I1", "I2", "chain"},
+        ["INSERT INTO entry VALUES (NULL, 'x', 0, 'acme', 5, 'topup', 1, NULL, NULL)"],
     ),
     "an entry is gone": (
-        {"I1", "I2", "I5"},
+        {"I1", "I2", "I5", "chain"},
         ["DELETE FROM entry WHERE tx = 'settled' AND seq = 0"],
     ),
     "charged twice": (
-        {"I5"},
+        {"I5", "chain"},
         [
-            "INSERT INTO entry VALUES (NULL, 'settled', 2, 'acme', -20000, 'charge', 1)",
-            "INSERT INTO entry VALUES (NULL, 'settled', 3, 'revenue', 20000, 'charge', 1)",
+            "INSERT INTO entry VALUES (NULL, 'settled', 2, 'acme', -20000, 'charge', 1, NULL, NULL)",
+            "INSERT INTO entry VALUES (NULL, 'settled', 3, 'revenue', 20000, 'charge', 1, NULL, NULL)",
             "UPDATE account SET posted_nanos = posted_nanos - 20000 WHERE id = 'acme'",
             "UPDATE account SET posted_nanos = posted_nanos + 20000 WHERE id = 'revenue'",
         ],
     ),
     "charged without a request": (
-        {"I5"},
+        {"I5", "chain"},
         [
-            "INSERT INTO entry VALUES (NULL, 'stray', 0, 'acme', -5, 'charge', 1)",
-            "INSERT INTO entry VALUES (NULL, 'stray', 1, 'revenue', 5, 'charge', 1)",
+            "INSERT INTO entry VALUES (NULL, 'stray', 0, 'acme', -5, 'charge', 1, NULL, NULL)",
+            "INSERT INTO entry VALUES (NULL, 'stray', 1, 'revenue', 5, 'charge', 1, NULL, NULL)",
             "UPDATE account SET posted_nanos = posted_nanos - 5 WHERE id = 'acme'",
             "UPDATE account SET posted_nanos = posted_nanos + 5 WHERE id = 'revenue'",
         ],
@@ -75,10 +75,34 @@ BREAKS: dict[str, tuple[set[str], list[str]]] = {
         {"I7"},
         ["UPDATE usage SET forgiven_nanos = 1 WHERE hold = 'void'"],
     ),
-    "a resolved hold without usage": ({"I8"}, ["DELETE FROM usage WHERE hold = 'void'"]),
+    "a resolved hold without usage": ({"I7", "I8"}, ["DELETE FROM usage WHERE hold = 'void'"]),
     "usage of an open hold": (
         {"I8", "I3"},
         ["UPDATE hold SET state = 0, resolved_ms = NULL WHERE id = 'void'"],
+    ),
+    "an entry's time is another": (
+        {"chain"},
+        ["UPDATE entry SET created_ms = created_ms + 1 WHERE tx = 'settled' AND seq = 0"],
+    ),
+    "two entries changed places": (
+        {"chain"},
+        [
+            "UPDATE entry SET chain_no = 9 WHERE chain_no = 1",
+            "UPDATE entry SET chain_no = 1 WHERE chain_no = 2",
+            "UPDATE entry SET chain_no = 2 WHERE chain_no = 9",
+        ],
+    ),
+    "a chain that was cut and begun anew": (
+        {"chain"},
+        ["UPDATE account SET chain_no = 1 WHERE id = 'acme'"],
+    ),
+    "what was forgiven is not posted": (
+        {"I1", "I2", "I7"},
+        [
+            "DELETE FROM entry WHERE kind = 'forgiven' AND seq = 100",
+            "UPDATE account SET posted_nanos = 0 WHERE id = 'contra'",
+            "UPDATE account SET posted_nanos = 0 WHERE id = 'forgiven'",
+        ],
     ),
     "usage of another account": (
         {"I8"},
@@ -87,20 +111,37 @@ BREAKS: dict[str, tuple[set[str], list[str]]] = {
 }
 
 
+def _harm(file: Path, statements: list[str]) -> None:
+    """Do what the database itself refuses, with its guards taken away."""
+    db = apsw.Connection(str(file))
+    db.pragma("ignore_check_constraints", "ON")
+    for trigger in db.execute("SELECT name FROM sqlite_schema WHERE type='trigger'").fetchall():
+        db.execute(f"DROP TRIGGER {trigger[0]}")
+    for statement in statements:
+        db.execute(statement)
+    db.close()
+
+
 @pytest.mark.parametrize("name", BREAKS)
 async def test_sqlite_audit_finds(name: str, tmp_path: Path) -> None:
     expected, statements = BREAKS[name]
     async with opened(SqliteStore(tmp_path / "a.db")) as store:
         await _lived_in(store)
-        db = apsw.Connection(str(tmp_path / "a.db"))
-        db.pragma("ignore_check_constraints", "ON")
-        for trigger in db.execute("SELECT name FROM sqlite_schema WHERE type='trigger'").fetchall():
-            db.execute(f"DROP TRIGGER {trigger[0]}")
-        for statement in statements:
-            db.execute(statement)
-        db.close()
+        _harm(tmp_path / "a.db", statements)
         # Where a figure breaks a CHECK of the table, the file's own check says so too.
         assert {finding.invariant for finding in await store.audit()} - {"file"} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("posted is off", {"I1"}), ("held is off", {"I3"}), ("overdrawn", {"I1", "I4"})],
+)
+async def test_the_check_of_each_minute_finds(name: str, found: set[str], tmp_path: Path) -> None:
+    async with opened(SqliteStore(tmp_path / "a.db")) as store:
+        await _lived_in(store)
+        assert await store.self_check() == []
+        _harm(tmp_path / "a.db", BREAKS[name][1])
+        assert {finding.invariant for finding in await store.self_check()} == found
 
 
 def _entry(store: MemoryStore, tx: str, seq: int, account: str, nanos: int, kind: str) -> None:
