@@ -7,9 +7,10 @@ import pytest
 
 from moongate.core.money import Usage
 from moongate.core.ports import ManualClock
-from moongate.core.rows import PriceRow
-from moongate.ledger.book import Book, Told
-from moongate.ledger.sweep import Sweep
+from moongate.core.rows import Finding, PriceRow
+from moongate.ledger.book import Book, Held, Payer, Told
+from moongate.ledger.slices import Terms
+from moongate.ledger.sweep import Sweep, Turns
 from moongate.store.memory import MemoryStore
 from store_kit import a_hold, balance, furnish
 
@@ -19,14 +20,26 @@ class Shop:
         self.store, self.price, self.clock = store, price, ManualClock()
         self.book = Book(store, self.clock, "us")
         self.said: list[tuple[str, dict[str, object]]] = []
-        self.sweep = Sweep(store, self.book, self.clock, self.report, renew_s=0.002, expire_s=0.004)
+        self.found: list[int] = []
+        self.sweep = Sweep(
+            store,
+            self.book,
+            self.clock,
+            self.report,
+            checked=lambda found: self.found.append(len(found)),
+            turns=Turns(replay_s=0.002, renew_s=0.002, expire_s=0.004, check_s=0.006),
+        )
 
     def report(self, name: str, /, **fields: str | int | bool | None) -> None:
         self.said.append((name, dict(fields)))
 
-    async def hold(self, id: str) -> None:
-        await self.book.hold(
-            id=id, key="k", account="acme", model="kimi-k2.5", amount_nanos=10, price=self.price
+    async def hold(self, id: str) -> Held:
+        return await self.book.hold(
+            id=id,
+            payer=Payer("k", "acme"),
+            model="kimi-k2.5",
+            price=self.price,
+            terms=Terms(10, 1, 0),
         )
 
 
@@ -60,17 +73,50 @@ async def test_own_holds_outlive_their_lease_and_others_do_not(shop: Shop) -> No
     assert await shop.store.hold(a_hold("theirs", 5, owner="them"))
     for _ in range(10):
         shop.clock.advance(59)
-        assert await shop.sweep.renew(shop.clock.now_ms()) == 1
-        await shop.sweep.expire(shop.clock.now_ms())
+        assert await shop.sweep.renew() == 1
+        await shop.sweep.expire()
     assert [row.id for row in await shop.store.open_holds()] == ["mine"]
     assert shop.said == [("holds_expired", {"count": 1, "kind": "lapsed"})]
 
 
 async def test_a_settled_hold_is_not_renewed(shop: Shop) -> None:
-    await shop.hold("mine")
-    hold = (await shop.store.open_holds())[0]
-    await shop.book.settle(hold, shop.price, "done", Usage(), Told("scripted", 1))
-    assert await shop.sweep.renew(shop.clock.now_ms()) == 0
+    held = await shop.hold("mine")
+    await shop.book.settle(held, "done", Usage(), Told("scripted", 1))
+    assert await shop.sweep.renew() == 0
+
+
+async def test_what_runs_is_noted_with_the_lease_and_forgiven_when_its_holder_dies(
+    shop: Shop,
+) -> None:
+    held = await shop.hold("mine")
+    held.used = lambda: Usage(input=7, output=3)
+    assert await shop.sweep.renew() == 1
+    shop.book.live.clear()  # as if we had died
+    shop.clock.advance(181)
+    assert await shop.sweep.expire() == 1
+    row = await shop.store.usage_row("mine")
+    assert row is not None
+    assert (row.outcome, row.usage, row.charge_nanos) == ("expired", Usage(input=7, output=3), 0)
+    assert row.forgiven_nanos == 7 * 480 + 3 * 2_000
+
+
+async def test_the_ledger_is_checked_in_its_turn_and_a_contradiction_is_told(shop: Shop) -> None:
+    assert await shop.sweep.check() == []
+
+    async def drifted() -> list[Finding]:
+        return [Finding("I3", "acme", "held 5, open legs 0", 5)]
+
+    shop.store.self_check = drifted  # type: ignore[method-assign]  # a store that lies
+    task = asyncio.create_task(shop.sweep.run())
+
+    async def told() -> bool:
+        return ("ledger_drift", {"kind": "I3", "account": "acme"}) in shop.said
+
+    await until(told)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert shop.found[:2] == [0, 1]
 
 
 async def test_a_clock_that_jumps_ahead_expires_nothing_of_ours(shop: Shop) -> None:

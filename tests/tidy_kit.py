@@ -32,7 +32,13 @@ LAYERS = (
 )
 RANK = {part: rank for rank, row in enumerate(LAYERS) for part in row}
 # Modules that are one part under several names.
-ALIASES = {"visit": "gateway", "delivery": "gateway", "__main__": "cli"}
+ALIASES = {
+    "visit": "gateway",
+    "delivery": "gateway",
+    "passage": "gateway",
+    "cover": "gateway",
+    "__main__": "cli",
+}
 # Parts that only some may import, whatever their row.
 READERS = {"settings": {"app", "cli"}, "store": {"app", "cli"}, "client": {"cli"}}
 CLIENT_MAY = {"wire", "core"}

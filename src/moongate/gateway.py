@@ -10,14 +10,12 @@ the upstream or we fail, the customer pays nothing. Booking is never interrupted
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
+from moongate.access.idempotency import Idempotency
 from moongate.access.keys import Keys, Principal, tenant_tag
-from moongate.access.limits import Limits
+from moongate.access.limits import Lease, Limits
 from moongate.core.cards import DataPolicy, Facts
 from moongate.core.errors import (
     ClientLeft,
@@ -25,25 +23,24 @@ from moongate.core.errors import (
     Refused,
     UpstreamError,
     UpstreamOverloaded,
-    UpstreamProtocolError,
     UpstreamRefused,
 )
-from moongate.core.events import Event, Failed
 from moongate.core.money import Bill, charge
 from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
 from moongate.core.request import Request
-from moongate.core.rows import HoldRow, Outcome
-from moongate.delivery import Pulse, Streamed, Whole, refuse
-from moongate.ledger.book import Book, Told
+from moongate.core.rows import Outcome
+from moongate.core.store import Idem
+from moongate.cover import Cover
+from moongate.delivery import Streamed, Whole, refuse
+from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.log import Log
 from moongate.metrics import Metrics
+from moongate.passage import Passage
 from moongate.route import plan, rules
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
 from moongate.visit import Job, Visit
 
-_BOOK_TRIES: Final = 3
-_BOOK_WAIT_S: Final = 0.1
 _OVERLOADED_WAIT_S: Final = 2.0
 
 
@@ -55,6 +52,7 @@ class Gateway:
         *,
         keys: Keys,
         catalog: Catalog,
+        idempotency: Idempotency,
         limits: Limits,
         book: Book,
         health: Health,
@@ -68,8 +66,10 @@ class Gateway:
     ) -> None:
         self.keys, self.catalog, self.limits, self.book = keys, catalog, limits, book
         self.health, self.upstreams, self.clock = health, upstreams, clock
-        self.log, self.metrics = log, metrics
-        self.pulse = Pulse()
+        self.log, self.metrics, self.idempotency = log, metrics, idempotency
+        self.passage = Passage(
+            upstreams=upstreams, health=health, clock=clock, log=log, metrics=metrics
+        )
         self._tenant_secret = tenant_secret
         self._require: DataPolicy = require
         self._unretained = unretained
@@ -77,12 +77,18 @@ class Gateway:
 
     async def handle(self, codec: Codec, visit: Visit) -> None:
         """Serve one visit. Raises CancelledError when its client left; nothing else leaves."""
+        headers = {"x-request-id": visit.id}
         try:
             principal = await self._identify(visit)
-            with self.limits.enter(principal):
-                request = codec.read_request(await visit.body())
-                job = self._admit(codec, visit, principal, request)
-                visit.task = asyncio.create_task(self._serve(visit, job))
+            with self.limits.enter(principal) as lease:
+                body = await visit.body()
+                lease.bytes(len(body))
+                request = codec.read_request(body)
+                job = self._admit(codec, visit, principal, request, headers)
+                idem = await self.idempotency.mark(principal.account, visit.idempotency, body)
+                await lease.admit(visit.id, job.tokens_first(self.book.slices))
+                headers |= lease.headers()
+                visit.task = asyncio.create_task(self._serve(visit, job, idem, lease))
                 self._visits.add(visit)
                 try:
                     await asyncio.shield(visit.task)
@@ -93,11 +99,11 @@ class Gateway:
         except Refused as error:
             self.metrics.refusals.labels(str(error.status)).inc()
             self.log.event("refused", request=visit.id, status=error.status, code=error.code)
-            await refuse(visit.reply, codec, error, {"x-request-id": visit.id})
+            await refuse(visit.reply, codec, error, headers)
         except LedgerUnavailable as error:
             self.log.event("ledger_unavailable", request=visit.id, kind=error.kind)
             gone = Refused("ledger_unavailable", retry_after_s=_OVERLOADED_WAIT_S)
-            await refuse(visit.reply, codec, gone, {"x-request-id": visit.id})
+            await refuse(visit.reply, codec, gone, headers)
         finally:
             self._visits.discard(visit)
 
@@ -116,7 +122,14 @@ class Gateway:
             return visit.credential
         return await self.keys.identify(visit.credential)
 
-    def _admit(self, codec: Codec, visit: Visit, principal: Principal, request: Request) -> Job:
+    def _admit(
+        self,
+        codec: Codec,
+        visit: Visit,
+        principal: Principal,
+        request: Request,
+        headers: dict[str, str],
+    ) -> Job:
         """Decide everything that can be decided before money moves. Raises Refused."""
         offer = self.catalog.offer(request.model)
         if principal.models and offer.card.id not in principal.models:
@@ -134,7 +147,6 @@ class Gateway:
         tenant = tenant_tag(self._tenant_secret, principal.account)
         ask = Ask(visit.id, request, first.model, cap, tenant)
         dropped = (*left_out, *self.upstreams[first.upstream].dropped(request))
-        headers = {"x-request-id": visit.id}
         if dropped:
             headers["x-moongate-dropped"] = ",".join(dropped)
         if asked is not None and asked > cap:
@@ -148,26 +160,42 @@ class Gateway:
         delivery = form(codec, head, visit.reply, headers, self.clock)
         return Job(principal, offer, (steps[0], *fit), ask, delivery, headers, *now)
 
-    async def _serve(self, visit: Visit, job: Job) -> None:
+    async def _hold(self, job: Job, idem: Idem | None, lease: Lease) -> Held:
+        """Set money aside. Raises Refused, which costs no tokens of a rate, LedgerUnavailable."""
+        who = job.principal
+        try:
+            held = await self.book.hold(
+                id=job.ask.id,
+                payer=Payer(who.key, who.account, who.project),
+                model=job.offer.card.id,
+                price=job.offer.price,
+                terms=job.terms(),
+                idem=idem,
+            )
+        except (Refused, LedgerUnavailable):
+            await lease.close(0)
+            raise
+        held.used = job.used
+        return held
+
+    async def _serve(self, visit: Visit, job: Job, idem: Idem | None, lease: Lease) -> None:
         """Hold, ask, pass on, book, tell the end. Its task is cancelled by Visit.end alone."""
-        hold = await self.book.hold(
-            id=visit.id,
-            key=job.principal.key,
-            account=job.principal.account,
-            model=job.offer.card.id,
-            amount_nanos=job.worst_nanos(),
-            price=job.offer.price,
-        )
+        held = await self._hold(job, idem, lease)
         outcome: Outcome = "done"
         try:
             visit.enter("reading")
-            await self._pass_on(visit, job)
+            debit = self.book.track
+            cover = Cover(self.book, held, self.clock, lambda more: debit(lease.debit(more)))
+            outcome = await self.passage.through(visit, job, cover)
         except asyncio.CancelledError:
             outcome = visit.ended or "gateway_error"
             if outcome == "gateway_error":
                 job.refuse(Refused("draining", retry_after_s=1))
         except ClientLeft:
             outcome = "client_left"
+        except LedgerUnavailable as error:
+            outcome = "gateway_error"
+            self._no_ledger(job, error)
         except UpstreamRefused as error:
             outcome = "refused"
             job.refuse(Refused(error.row, **error.facts), within=error.row)
@@ -179,85 +207,34 @@ class Gateway:
             self.log.event("fault", request=visit.id, error=type(error).__name__)
             job.refuse(Refused("internal_error"))
         visit.enter("closing")
-        bill = await self._book(job, hold, outcome)
+        bill = await self._book(job, held, outcome)
+        early = outcome == "client_left" and bill is None  # what it took of the rates stays taken
+        await lease.close(None if early else bill.usage.total if bill else 0)
         await self._tell(job, outcome, bill)
 
-    async def _pass_on(self, visit: Visit, job: Job) -> None:
-        """Let the upstream's events through the meter to the client, up to the answer's end."""
-        delivery, tap = job.delivery, job.tap
-        if isinstance(delivery, Streamed):
-            self.pulse.add(delivery)
-        try:
-            async with aclosing(self._events(job)) as batches:
-                async for events in batches:
-                    tap.see(events)
-                    if job.first_token_ms is None and tap.pieces:
-                        passed_s = self.clock.monotonic_s() - job.started_s
-                        job.first_token_ms = int(passed_s * 1000)
-                    await delivery.write(events)
-                    if tap.finished:
-                        visit.enter("tail")
-        finally:
-            self.pulse.discard(delivery)
-        if not tap.finished:
-            raise UpstreamProtocolError("no_finish")
-
-    async def _events(self, job: Job) -> AsyncGenerator[list[Event], None]:
-        """The events of the first target that answers; another is asked only before any content."""
-        step, tried = job.steps[0], 1
-        while True:
-            job.upstream = step.target.upstream
-            job.headers["x-moongate-upstream"] = job.upstream
-            facts = self.facts(job.upstream)
-            job.headers["x-moongate-data-policy"] = facts.data_policy
-            job.delivery.served_by(facts.fingerprint)
-            ask = msgspec.structs.replace(job.ask, model=step.target.model)
-            try:
-                async with aclosing(self.upstreams[job.upstream].stream(ask)) as batches:
-                    async for events in batches:
-                        yield events
-                        if events and type(events[-1]) is Failed:
-                            raise UpstreamProtocolError(events[-1].kind)
-                self.health.report(job.upstream, ok=True)
-                return
-            except UpstreamError as error:
-                if isinstance(error, UpstreamRefused):
-                    self.health.report(job.upstream, ok=True)
-                    raise
-                self.health.report(job.upstream, ok=not error.unhealthy)
-                self.metrics.faults.labels(job.upstream, error.kind).inc()
-                word = "operator_alert" if error.kind == "account" else "upstream_fault"
-                about = {"request": job.ask.id, "upstream": job.upstream, "kind": error.kind}
-                self.log.event(word, **about, attempt=tried)
-                again = plan.after(error, job.steps, tried)
-                if again is None or job.tap.pieces or job.tap.finished:
-                    raise
-                step, wait_s = again
-                tried += 1
-                job.tap.restart()
-                await asyncio.sleep(wait_s)
-
-    async def _book(self, job: Job, hold: HoldRow, outcome: Outcome) -> Bill | None:
+    async def _book(self, job: Job, held: Held, outcome: Outcome) -> Bill | None:
         """Settle or void, durably; ``None`` when there is nothing to bill the client for."""
-        usage, price = job.outcome_used(outcome), job.offer.price
+        usage = job.used()
         told = job.told(outcome, self.clock.monotonic_s())
-        for attempt in range(_BOOK_TRIES):
-            try:
-                if outcome in {"done", "client_left"} and (job.tap.accepted or outcome == "done"):
-                    bill = await self.book.settle(hold, price, outcome, usage, told)
-                    self._report(job, outcome, bill, told)
-                    return bill
-                await self.book.void(hold, price, outcome, usage, told)
-                self._report(job, outcome, Bill(usage, 0), told)
-                return None
-            except LedgerUnavailable as error:
-                self.log.event("ledger_unavailable", request=job.ask.id, kind=error.kind)
-                if error.kind == "resolved":
-                    break
-                await asyncio.sleep(_BOOK_WAIT_S * (attempt + 1))
+        charged = outcome in {"done", "credit_stop"} or (
+            outcome == "client_left" and job.tap.accepted
+        )
+        try:
+            if charged:
+                bill = await self.book.settle(held, outcome, usage, told)
+                self._report(job, outcome, bill, told)
+                return bill
+            await self.book.void(held, outcome, usage, told)
+            self._report(job, outcome, Bill(usage, 0), told)
+        except LedgerUnavailable as error:
+            self._no_ledger(job, error)
+        return None
+
+    def _no_ledger(self, job: Job, error: LedgerUnavailable) -> None:
+        """Note that the ledger cannot serve a request that runs: it costs nothing."""
+        self.log.event("ledger_unavailable", request=job.ask.id, kind=error.kind)
         gone = Refused("ledger_unavailable", retry_after_s=_OVERLOADED_WAIT_S)
         job.refuse(gone, within="ledger_unavailable")
-        return None
 
     async def _tell(self, job: Job, outcome: Outcome, bill: Bill | None) -> None:
         """Write the answer's end, or what went wrong; a client that has left is no matter."""
@@ -277,7 +254,8 @@ class Gateway:
         forgiven = charge(usage, job.offer.price.price) - bill.cost_nanos
         self.metrics.resolved(model, job.upstream, outcome, bill, forgiven)
         self.metrics.timed(model, told.first_token_ms, told.duration_ms)
-        for word in job.tap.odd:
+        over = ["over_hold"] if outcome == "done" and forgiven else []
+        for word in [*job.tap.odd, *over]:
             self.log.event("odd_usage", request=job.ask.id, upstream=job.upstream, kind=word)
         self.log.event(
             "request", request=job.ask.id, key=job.principal.key, account=job.principal.account,

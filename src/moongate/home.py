@@ -81,6 +81,11 @@ class Home:
         """The admin socket of the server that runs on this home."""
         return self.path / "admin.sock"
 
+    @property
+    def journal(self) -> Path:
+        """Where bookings wait that the store cannot take."""
+        return self.path / "journal"
+
     def open(self) -> "Home":
         """Make what is missing and prove that it can be written; returns itself.
 

@@ -4,12 +4,13 @@ A label is a catalogue's model id, a configured upstream's name, an outcome or a
 key, an account or anything that a client sent.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from moongate.core.money import Bill
-from moongate.core.rows import Outcome
+from moongate.core.rows import Finding, Outcome
 
 LABELS: Final = ("model", "upstream", "outcome", "kind", "status")
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -48,6 +49,11 @@ class Metrics:
             registry=registry,
         )
         self.running = Gauge("moongate_requests_running", "Requests in flight", registry=registry)
+        self.drift = Gauge(
+            "moongate_ledger_drift_nano_usd",
+            "Nano-dollars by which the ledger contradicts itself, from the check each minute",
+            registry=registry,
+        )
         self.first_token = Histogram(
             "moongate_first_token_seconds",
             "Time to the first content",
@@ -75,6 +81,10 @@ class Metrics:
             self.charged.labels(model).inc(bill.cost_nanos)
         if forgiven_nanos:
             self.forgiven.labels(model).inc(forgiven_nanos)
+
+    def checked(self, found: Sequence[Finding]) -> None:
+        """Note what the ledger's check of itself found; 0 means that every sum is right."""
+        self.drift.set(sum(max(1, abs(one.nanos)) for one in found))
 
     def timed(self, model: str, first_token_ms: int | None, duration_ms: int) -> None:
         """Note how long a request took (milliseconds)."""

@@ -11,11 +11,12 @@ from typing import Final, Literal
 from moongate.access.keys import Principal
 from moongate.core.cards import Offer
 from moongate.core.errors import Refused
-from moongate.core.money import Price, Usage, charge
+from moongate.core.money import Usage
 from moongate.core.ports import Ask, Reply
 from moongate.core.rows import Outcome
 from moongate.delivery import Delivery
 from moongate.ledger.book import Told
+from moongate.ledger.slices import Slices, Terms
 from moongate.meter import tokens
 from moongate.meter.tap import Tap
 from moongate.route.plan import Step
@@ -30,7 +31,7 @@ class Visit:
     """A request being served, and whether its client is still there.
 
     ``credential`` is a bearer secret, or the principal itself on the admin socket. ``body`` reads
-    the request's bytes when they are wanted.
+    the request's bytes when they are wanted. ``idempotency`` is the client's Idempotency-Key.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class Visit:
         credential: str | Principal | None,
         body: Callable[[], Awaitable[bytes]],
         reply: Reply,
+        idempotency: str | None = None,
     ) -> None:
         self.id, self.credential, self.body, self.reply = id, credential, body, reply
+        self.idempotency = idempotency
         self.stage: Stage = "admit"
         self.ended: Literal["client_left", "gateway_error"] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -101,13 +104,14 @@ class Job:
     def __repr__(self) -> str:
         return f"Job({self.ask.id})"
 
-    def worst_nanos(self) -> int:
-        """The most that this request can cost: its prompt bound, and the cap for each choice."""
-        price = self.offer.price.price
-        dearer = max(price.input, price.cached)
+    def terms(self) -> Terms:
+        """What this request can cost: its prompt bound, and the cap for each choice."""
         output = self.ask.output_tokens_max * (self.ask.request.sampling.n or 1)
-        worst = Usage(input=self.prompt_bound, output=output)
-        return charge(worst, Price(dearer, dearer, price.output, price.search))
+        return Terms.of(self.offer.price.price, self.prompt_bound, output)
+
+    def tokens_first(self, slices: Slices) -> int:
+        """Tokens that this request may use before more is set aside: prompt and first slice."""
+        return self.prompt_bound + min(slices.first, self.terms().output_tokens_max)
 
     def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
         """Remember what to tell the client instead of an answer."""
@@ -132,6 +136,6 @@ class Job:
             duration_ms=int((now_s - self.started_s) * 1000),
         )
 
-    def outcome_used(self, outcome: Outcome) -> Usage:
-        """The usage that counts for ``outcome``: none before an upstream accepted."""
-        return self.tap.usage() if self.tap.accepted or outcome == "done" else Usage()
+    def used(self) -> Usage:
+        """The usage so far: none before an upstream accepted."""
+        return self.tap.usage() if self.tap.accepted else Usage()

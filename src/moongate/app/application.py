@@ -10,18 +10,17 @@ import socket
 from collections.abc import Mapping
 from typing import Final
 
-from aiohttp import web
-
 from moongate import __version__
 from moongate.access.counter import LocalCounter
+from moongate.access.idempotency import Idempotency
 from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
 from moongate.access.limits import Limits
+from moongate.app.doors import LOOPBACK, Doors, reserve
 from moongate.app.parts import Announce, make_office, make_store, make_upstreams
 from moongate.app.repricing import keep_prices
-from moongate.app.words import callable_host, cannot_listen, summary
+from moongate.app.words import callable_host, summary
 from moongate.app.words import price as price_words
 from moongate.core.cards import Ability
-from moongate.core.errors import ConfigurationError
 from moongate.core.ids import new_id
 from moongate.core.money import NANOS_PER_USD
 from moongate.core.ports import Clock, Store, SystemClock, Upstream
@@ -29,6 +28,8 @@ from moongate.core.rows import PriceRow
 from moongate.gateway import Gateway
 from moongate.home import Home
 from moongate.ledger.book import Book
+from moongate.ledger.journal import Journal
+from moongate.ledger.slices import Slices
 from moongate.ledger.sweep import Sweep
 from moongate.log import Log
 from moongate.metrics import Metrics
@@ -36,7 +37,7 @@ from moongate.route.catalog import Catalog
 from moongate.route.health import Health
 from moongate.settings import Settings
 from moongate.web.handlers import Handlers
-from moongate.web.server import Door, Server
+from moongate.web.server import Door
 from moongate.wire.chat import ChatCodec
 
 TRIAL_NANOS: Final = 5 * NANOS_PER_USD
@@ -44,7 +45,6 @@ TRIAL_NANOS: Final = 5 * NANOS_PER_USD
 NOT_SERVED: Final[frozenset[Ability]] = frozenset({"search"})
 """Abilities that no part of ours carries yet: a card's word for them is not repeated."""
 _SETTLING_S: Final = 5.0
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 class Application:
@@ -81,11 +81,27 @@ class Application:
             self.clock,
             without=NOT_SERVED,
         )
-        self.book = Book(self.store, self.clock, owner=new_id("srv_", self.clock.now_ms()))
-        self.sweep = Sweep(self.store, self.book, self.clock, self.log.event)
+        ledger = settings.ledger
+        self.journal = Journal(home.journal)
+        self.book = Book(
+            self.store,
+            self.clock,
+            new_id("srv_", self.clock.now_ms()),
+            Slices(ledger.hold_first, ledger.hold_step, ledger.hold_low),
+            self.journal,
+        )
+        self.sweep = Sweep(
+            self.store,
+            self.book,
+            self.clock,
+            self.log.event,
+            checked=self.metrics.checked,
+            checkpoint=ledger.crash_settlement == "checkpoint",
+        )
         self.gateway = Gateway(
             keys=self.keys,
             catalog=self.catalog,
+            idempotency=Idempotency(self.store, derive(pepper, "idempotency"), self.clock),
             limits=Limits(LocalCounter(self.clock)),
             book=self.book,
             health=self.health,
@@ -101,8 +117,7 @@ class Application:
             self.store, self.keys, self.clock, self.catalog, self.upstreams, about=self._about
         )
         self.draining, self.port = False, 0
-        self._doors: list[Door] = []
-        self._runners: list[web.ServerRunner] = []
+        self.doors = Doors(home.socket)
         self._chores: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -127,6 +142,7 @@ class Application:
     async def _start_serving(
         self, listening: socket.socket, upstreams: asyncio.Future[list[None]]
     ) -> None:
+        self.journal.open()
         await self.sweep.recover()
         await self._seed_prices()
         local = await self.keys.ensure_local()
@@ -141,22 +157,19 @@ class Application:
         ).table()
         server = self.settings.server
         # First the admin socket, so that commands work while a model is fetched or loaded.
-        await self._listen_admin(
+        await self.doors.listen_admin(
             Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local)
         )
         await upstreams
         door = Door(
             handlers, self.keys, self.clock, self.log, hosts=server.hosts, metrics=server.metrics
         )
-        try:
-            await web.SockSite(await self._runner(door), listening, backlog=1024).start()
-        except OSError as error:
-            raise ConfigurationError(cannot_listen(server.host, self.port, error)) from None
+        await self.doors.listen(door, listening, server.host, self.port)
         await self._first_key()
         self._chores = [
             asyncio.create_task(self.sweep.run()),
             asyncio.create_task(keep_prices(self.store, self.catalog)),
-            asyncio.create_task(self.gateway.pulse.run()),
+            asyncio.create_task(self.gateway.passage.pulse.run()),
             asyncio.create_task(self.gateway.limits.run()),
         ]
         self.announce({"event": "ready", **self._address(), "models": self._served()})
@@ -166,11 +179,7 @@ class Application:
         """Stop listening, let running answers end within ``drain_s``, end the rest uncharged."""
         self.draining = True
         self.announce({"event": "draining", "running": self.gateway.limits.running})
-        for door in self._doors:
-            door.closing = True
-        for door, runner in zip(self._doors, self._runners, strict=True):
-            for site in tuple(runner.sites) if not door.local else ():
-                await site.stop()
+        await self.doors.stop()
         limits = self.gateway.limits
         if not await limits.idle(self.settings.server.drain_s) and self.gateway.stop():
             await limits.idle(_SETTLING_S)
@@ -181,14 +190,12 @@ class Application:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
-        for runner in self._runners:
-            await runner.cleanup()
+        await self.doors.close()
         for upstream in self.upstreams.values():
             await upstream.close()
         await self.gateway.limits.close()
         await self.book.drain()
-        if self._doors:
-            self.home.socket.unlink(missing_ok=True)
+        self.journal.close()
         await self.store.close()
 
     async def _seed_prices(self) -> None:
@@ -219,44 +226,15 @@ class Application:
         self.announce({"event": "key", "account": row.account, "id": row.id, "key": secret})
 
     def _reserve_port(self) -> socket.socket:
-        """Bind before anything slow, so that a taken port is said at once."""
         server = self.settings.server
-        family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-        listening = socket.socket(family)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((server.host, server.port))
-        except OSError as error:
-            listening.close()
-            raise ConfigurationError(cannot_listen(server.host, server.port, error)) from None
+        listening = reserve(server.host, server.port)
         self.port = listening.getsockname()[1]
-        if not server.hosts and server.host not in _LOOPBACK:
+        if not server.hosts and server.host not in LOOPBACK:
             self._note(
                 f"Listening on {server.host} with any Host name: name the ones that you serve "
                 "in server.hosts, and put TLS in front."
             )
         return listening
-
-    async def _listen_admin(self, door: Door) -> None:
-        """Serve the admin socket: mode 0600, so only this user's commands reach it."""
-        runner = await self._runner(door)
-        path = self.home.socket
-        path.unlink(missing_ok=True)
-        mask = os.umask(0o177)
-        try:
-            await web.UnixSite(runner, str(path)).start()
-        except OSError as error:
-            why = (error.strerror or "unknown error").lower()
-            raise ConfigurationError(f"The admin socket {path} cannot be made: {why}.") from None
-        finally:
-            os.umask(mask)
-
-    async def _runner(self, door: Door) -> web.ServerRunner:
-        runner = web.ServerRunner(Server(door), shutdown_timeout=1.0)
-        await runner.setup()
-        self._doors.append(door)
-        self._runners.append(runner)
-        return runner
 
     def _address(self) -> dict[str, object]:
         host = callable_host(self.settings.server.host)

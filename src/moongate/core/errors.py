@@ -17,6 +17,7 @@ our readers out of names that match ``[A-Za-z0-9_.-]{1,64}``.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -47,6 +48,16 @@ ROWS: Final[dict[str, Row]] = {
     "insufficient_permissions": Row(403, "permission_error", "This key may not use this {thing}."),
     "insufficient_quota": Row(
         402, "insufficient_quota", "Insufficient credits for this request.", retry=False
+    ),
+    "invalid_idempotency_key": Row(400, _IRE, "Idempotency-Key is not valid."),
+    "idempotency_mismatch": Row(
+        422, "idempotency_error", "This Idempotency-Key was used before.", retry=False
+    ),
+    "idempotency_in_progress": Row(
+        409, "idempotency_error", "This Idempotency-Key was used before."
+    ),
+    "idempotency_completed": Row(
+        409, "idempotency_error", "This Idempotency-Key was used before.", retry=False
     ),
     "rate_limit_exceeded": Row(429, "rate_limit_error", "Rate limit reached for {dimension}."),
     "unknown_url": Row(404, _IRE, "Unknown request URL."),
@@ -112,7 +123,8 @@ class MoongateError(Exception):
 class Refused(MoongateError):
     """What the client is told: a row of :data:`ROWS`, the field at fault, a time to wait.
 
-    ``retry_after_s`` becomes ``retry-after`` and ``retry-after-ms``. ``facts`` fill the braces
+    ``retry_after_s`` becomes ``retry-after`` and ``retry-after-ms``; ``headers`` go out as well
+    (values of ours only). ``facts`` fill the braces
     of the row's message. Raises KeyError for a code that is not in the table.
     """
 
@@ -122,12 +134,14 @@ class Refused(MoongateError):
         param: str | None = None,
         *,
         retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
         **facts: Any,
     ) -> None:
         self.row = ROWS[code]
         self.key = code
         self.param = param
         self.retry_after_s = retry_after_s
+        self._headers = dict(headers or {})
         self.message = self.row.message.format(**facts)
         super().__init__(code)
 
@@ -143,7 +157,7 @@ class Refused(MoongateError):
 
     def headers(self) -> dict[str, str]:
         """The response headers that belong to this error."""
-        out: dict[str, str] = {}
+        out = dict(self._headers)
         if self.retry_after_s is not None:
             out["retry-after"] = str(max(1, -int(-self.retry_after_s // 1)))
             out["retry-after-ms"] = str(max(1, round(self.retry_after_s * 1000)))

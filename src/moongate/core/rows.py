@@ -241,3 +241,4 @@ class Finding(msgspec.Struct, frozen=True):
     invariant: str
     where: str
     detail: str
+    nanos: int = 0

@@ -1,12 +1,13 @@
-"""The book: money set aside for a request, then settled or given back, exactly once.
+"""The book: money set aside for a request, extended while it runs, then settled or given back.
 
 A charge is never above its hold; what was done beyond is forgiven, at the pinned price, and stands
-in the usage row. Booking runs in tasks of its own: a caller who is cancelled does not stop it.
+in the usage row. Booking runs in tasks of its own: a caller who is cancelled does not stop it. What
+the store cannot take goes to the journal, so an answer that was delivered is charged once, later.
 The book knows rows and integers; it refuses to know clients, upstreams and what was said.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,8 +16,13 @@ from moongate.core.errors import LedgerUnavailable, Refused
 from moongate.core.money import Bill, Counts, Price, Usage, charge
 from moongate.core.ports import NO_COUNTS, Clock, Settlement, Store
 from moongate.core.rows import HoldRow, Outcome, PriceRow, UsageRow
+from moongate.core.store import Extension, Idem, NotHeld, Running
+from moongate.ledger.journal import Journal
+from moongate.ledger.slices import Slices, Terms
 
 LEASE_S: Final = 60
+_BUSY_S: Final = 1.0
+"""What a client is told to wait whose Idempotency-Key is in use by a request that runs."""
 
 _Result = TypeVar("_Result")
 
@@ -35,6 +41,30 @@ class Told(msgspec.Struct, frozen=True):
     counts: Counts = NO_COUNTS
     first_token_ms: int | None = None
     duration_ms: int = 0
+
+
+class Payer(msgspec.Struct, frozen=True):
+    """Who pays: the key's and account's ids, and the project that the key belongs to."""
+
+    key: str
+    account: str
+    project: str = ""
+
+
+class Held:
+    """One open hold. ``row`` is how it stands; ``used`` tells what its request used so far."""
+
+    def __init__(self, row: HoldRow, price: PriceRow, terms: Terms) -> None:
+        self.row, self.price, self.terms = row, price, terms
+        self.used: Callable[[], Usage] = Usage
+
+    def __repr__(self) -> str:
+        return f"Held({self.row.id}, slice {self.row.slice_no})"
+
+    @property
+    def cover(self) -> int:
+        """Output tokens that are paid for."""
+        return self.terms.cover(self.row.amount_nanos)
 
 
 def weigh(usage: Usage, price: Price, held_nanos: int) -> tuple[int, int]:
@@ -77,82 +107,116 @@ def usage_row(
 
 
 class Book:
-    """The holds of one process, called ``owner``. ``live`` are the ids that it must renew."""
+    """The holds of one process, called ``owner``. ``live`` are those whose leases it renews."""
 
-    def __init__(self, store: Store, clock: Clock, owner: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        owner: str,
+        slices: Slices = Slices(),  # noqa: B008 - a frozen struct
+        journal: Journal | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self.owner = owner
-        self.live: set[str] = set()
+        self.slices = slices
+        self.journal = journal
+        self.live: dict[str, Held] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __repr__(self) -> str:
         return f"Book({len(self.live)} open)"
 
     async def hold(
-        self, *, id: str, key: str, account: str, model: str, amount_nanos: int, price: PriceRow
-    ) -> HoldRow:
-        """Set ``amount_nanos`` aside under the request's own ``id``.
+        self,
+        *,
+        id: str,
+        payer: Payer,
+        model: str,
+        price: PriceRow,
+        terms: Terms,
+        idem: Idem | None = None,
+    ) -> Held:
+        """Set the prompt's bound and a first slice aside under the request's own ``id``.
 
-        Raises Refused (``insufficient_quota``) when the account is missing or cannot pay, and
-        LedgerUnavailable. A caller who is cancelled meanwhile leaves nothing held.
+        Raises Refused (``insufficient_quota`` when wallet or a budget cannot pay the least of it;
+        ``idempotency_…`` for a key that was used before), and LedgerUnavailable. A caller who is
+        cancelled meanwhile leaves nothing held.
         """
+        wanted, least = terms.first(self.slices)
         row = HoldRow(
             id=id,
-            key=key,
-            account=account,
+            key=payer.key,
+            account=payer.account,
             model=model,
-            amount_nanos=amount_nanos,
+            amount_nanos=wanted,
             price_version=price.version,
             owner=self.owner,
             lease_s=LEASE_S,
             created_ms=self._clock.now_ms(),
-            legs=(account,),
+            project=payer.project,
         )
-        task = self._track(self._reserve(row))
+        held = Held(row, price, terms)
+        task = self.track(self._reserve(held, least, idem))
         try:
-            won = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._track(self._give_back(task, row, price))
+            answer = await asyncio.shield(task)
+        except (asyncio.CancelledError, LedgerUnavailable):
+            # Cancelled, or nobody knows whether it was committed: in both cases give it back.
+            self.track(self._give_back(task, held))
             raise
-        if not won:
-            raise Refused("insufficient_quota")
-        return row
+        if isinstance(answer, NotHeld):
+            raise _refused(answer)
+        return held
 
-    async def settle(
-        self, hold: HoldRow, price: PriceRow, outcome: Outcome, usage: Usage, told: Told
-    ) -> Bill:
+    async def extend(self, held: Held) -> int:
+        """Ask for the next slice; returns how many more tokens are covered now (0: refused).
+
+        Raises LedgerUnavailable, with kind ``resolved`` when the hold is no longer open.
+        """
+        tokens = held.terms.next(held.row.amount_nanos, self.slices)
+        before = held.cover
+        unit = held.terms.unit_nanos
+        row = await self._store.extend(
+            Extension(held.row.id, held.row.slice_no + 1, tokens * unit, unit)
+        )
+        if row is None:
+            raise LedgerUnavailable("resolved")
+        held.row = row
+        return held.cover - before
+
+    async def settle(self, held: Held, outcome: Outcome, usage: Usage, told: Told) -> Bill:
         """Charge ``usage`` at the pinned price, at most what is held; returns what was booked.
 
         Settling again books nothing and returns the first bill. Raises LedgerUnavailable when
-        the store cannot commit (try again), or with kind ``resolved`` when the hold was given
+        neither store nor journal can take it, or with kind ``resolved`` when the hold was given
         back or expired before: then nothing was charged and nothing ever will be.
         """
-        _check(hold, price)
-        money = weigh(usage, price.price, hold.amount_nanos)
-        row = usage_row(hold, outcome, usage, told, money, self._clock.now_ms())
-        booked = await asyncio.shield(self._track(self._settle(row)))
+        money = weigh(usage, held.price.price, held.row.amount_nanos)
+        row = usage_row(held.row, outcome, usage, told, money, self._clock.now_ms())
+        booked = await asyncio.shield(self.track(self._settle(row)))
         return Bill(booked.usage, booked.charge_nanos)
 
-    async def void(
-        self, hold: HoldRow, price: PriceRow, outcome: Outcome, usage: Usage, told: Told
-    ) -> None:
+    async def void(self, held: Held, outcome: Outcome, usage: Usage, told: Told) -> None:
         """Give everything back; ``usage``, work that was done all the same, is forgiven.
 
         Changes nothing when the hold was resolved before. Raises LedgerUnavailable.
         """
-        _check(hold, price)
-        row = usage_row(
-            hold, outcome, usage, told, weigh(usage, price.price, 0), self._clock.now_ms()
-        )
-        await asyncio.shield(self._track(self._resolve(Settlement(row, void=True))))
+        money = weigh(usage, held.price.price, 0)
+        row = usage_row(held.row, outcome, usage, told, money, self._clock.now_ms())
+        await asyncio.shield(self.track(self._resolve(Settlement(row, void=True))))
+
+    def running(self) -> list[Running]:
+        """What each live hold's request has used so far."""
+        return [Running(id, held.used()) for id, held in self.live.items()]
 
     async def drain(self) -> None:
         """Wait until every booking under way has ended, however it ends."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _track(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+    def track(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        """Run ``work`` in a task that outlives its caller; :meth:`drain` waits for it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -163,26 +227,44 @@ class Book:
         if not task.cancelled():
             task.exception()  # its caller may be gone; the row's lease is what remains
 
-    async def _reserve(self, row: HoldRow) -> bool:
+    async def _reserve(self, held: Held, least: int, idem: Idem | None) -> HoldRow | NotHeld:
         # Ours before it is there: a sweep that comes between must not take it for a dead one's.
-        self.live.add(row.id)
+        id = held.row.id
+        self.live[id] = held
         won = False
         try:
-            won = await self._store.hold(row)
+            answer = await self._store.hold(
+                held.row, floor_nanos=least, unit_nanos=max(1, held.terms.unit_nanos), idem=idem
+            )
+            won = isinstance(answer, HoldRow)
+            if isinstance(answer, HoldRow):
+                held.row = answer
         finally:
             if not won:
-                self.live.discard(row.id)
-        return won
+                self.live.pop(id, None)
+        return answer
 
-    async def _give_back(self, task: asyncio.Task[bool], row: HoldRow, price: PriceRow) -> None:
-        if await task:
-            told = Told(upstream="", created_ms=row.created_ms)
-            await self.void(row, price, "client_left", Usage(), told)
+    async def _give_back(self, task: asyncio.Task[HoldRow | NotHeld], held: Held) -> None:
+        """Void what a hold that nobody waits for may have set aside."""
+        try:
+            if isinstance(await task, NotHeld):
+                return
+            outcome: Outcome = "client_left"
+        except LedgerUnavailable:
+            outcome = "gateway_error"
+        told = Told(upstream="", created_ms=held.row.created_ms)
+        await self.void(held, outcome, Usage(), told)
 
     async def _resolve(self, settlement: Settlement) -> bool:
         # From here on the lease is not renewed: a hold that cannot be resolved expires.
-        self.live.discard(settlement.row.hold)
-        return await self._store.settle(settlement)
+        self.live.pop(settlement.row.hold, None)
+        try:
+            return await self._store.settle(settlement)
+        except LedgerUnavailable:
+            if self.journal is None:
+                raise
+            await self.journal.write(settlement)
+            return True
 
     async def _settle(self, row: UsageRow) -> UsageRow:
         if await self._resolve(Settlement(row)):
@@ -193,6 +275,13 @@ class Book:
         return found
 
 
-def _check(hold: HoldRow, price: PriceRow) -> None:
-    if hold.price_version != price.version:
-        raise ValueError("a hold is settled at the price that it pinned")
+def _refused(answer: NotHeld) -> Refused:
+    """What the client is told when nothing was set aside."""
+    if answer.why == "short":
+        return Refused("insufficient_quota")
+    if answer.why == "other":
+        return Refused("idempotency_mismatch")
+    used = {"x-moongate-usage": answer.hold}
+    if answer.why == "running":
+        return Refused("idempotency_in_progress", retry_after_s=_BUSY_S, headers=used)
+    return Refused("idempotency_completed", headers=used)

@@ -26,10 +26,9 @@ class Tap:
     def restart(self) -> None:
         """Forget an attempt that failed before anything was forwarded."""
         self.accepted = False
-        self._finishes = 0
+        self._done: set[int] = set()
         self.pieces = 0
         self.counts = Counts()
-        self.odd: list[str] = []
 
     def see(self, events: Iterable[Event]) -> None:
         """Take note of a batch."""
@@ -45,38 +44,68 @@ class Tap:
             elif kind is Started:
                 self.accepted = True
             elif kind is Finished:
-                self._finishes += 1
+                self._done.add(event.choice)  # type: ignore[union-attr]  # Finished has a choice
+
+    @property
+    def count(self) -> int:
+        """Output tokens so far: the larger of the upstream's count and the content events."""
+        return max(self.pieces, self.counts.completion or 0)
+
+    def after(self, events: Iterable[Event]) -> int:
+        """What :attr:`count` would be at most once ``events`` were seen."""
+        pieces, told = self.pieces, self.counts.completion or 0
+        for event in events:
+            kind = type(event)
+            if kind is Text or kind is Thinking or kind is ToolArgs or kind is ToolCall:
+                pieces += 1
+            elif kind is Used:
+                told = max(told, event.counts.completion or 0)  # type: ignore[union-attr]  # as above
+        return max(pieces, told)
 
     @property
     def finished(self) -> bool:
         """Whether every choice has its finish."""
-        return self._finishes >= self._choices
+        return len(self._done) >= self._choices
+
+    def unfinished(self) -> list[int]:
+        """The choices that have no finish yet."""
+        return [choice for choice in range(self._choices) if choice not in self._done]
 
     def usage(self) -> Usage:
         """The usage as it stands: final after the stream's end, the delivered part before."""
+        return self._weighed()[0]
+
+    @property
+    def odd(self) -> list[str]:
+        """A word for each count that was impossible and not believed."""
+        return self._weighed()[1]
+
+    def _weighed(self) -> tuple[Usage, list[str]]:
         counts = self.counts
+        odd: list[str] = []
         estimated = False
         prompt = counts.prompt
         if prompt is None:
             prompt, estimated = self._estimate, True
         if prompt > self._bound:
-            self.odd.append("prompt_over_bound")
+            odd.append("prompt_over_bound")
             prompt = self._bound
         cached = counts.cached or 0
         if cached > prompt:
-            self.odd.append("cached_over_prompt")
+            odd.append("cached_over_prompt")
             cached = prompt
         output = counts.completion
         if output is None or (output == 0 and self.pieces):
             output, estimated = self.pieces, True
         reasoning = counts.reasoning
         if reasoning is not None and reasoning > output:
-            self.odd.append("reasoning_over_output")
+            odd.append("reasoning_over_output")
             reasoning = None
-        return Usage(
+        usage = Usage(
             input=prompt - cached,
             cache_read=cached,
             output=output,
             reasoning=reasoning,
             estimated=estimated,
         )
+        return usage, odd

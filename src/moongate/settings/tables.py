@@ -116,17 +116,20 @@ class Ledger(Table, frozen=True, kw_only=True):
     """``[ledger]``: how money is set aside."""
 
     hold_first: Annotated[
-        int, Meta(ge=1, le=2**31, description="output tokens held at first", extra=LATER)
+        int, Meta(ge=1, le=2**31, description="output tokens held before the model is asked")
     ] = 4096
     hold_step: Annotated[
-        int, Meta(ge=1, le=2**31, description="output tokens that an extension asks", extra=LATER)
+        int, Meta(ge=1, le=2**31, description="output tokens that each extension asks for")
     ] = 8192
     hold_low: Annotated[
-        int, Meta(ge=1, le=2**31, description="extend when fewer are left", extra=LATER)
+        int, Meta(ge=0, le=2**31, description="extend when fewer covered tokens are left")
     ] = 1024
     crash_settlement: Annotated[
         Literal["void", "checkpoint"],
-        Meta(description="what a crash in mid-answer costs the customer", extra=LATER),
+        Meta(
+            description="what an answer costs whose server died: nothing, or what was counted "
+            "when its lease was last renewed"
+        ),
     ] = "void"
 
 

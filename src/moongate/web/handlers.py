@@ -71,6 +71,7 @@ class Handlers:
             hit.principal or hit.bearer(),
             lambda: body.read(hit.request, self._body_bytes_max),
             hit.reply,
+            hit.request.headers.get("idempotency-key"),
         )
         await self._gateway.handle(self._codec, visit)
         assert hit.reply.response is not None

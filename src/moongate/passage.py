@@ -1,0 +1,133 @@
+"""The way from an upstream to the client: who is asked next, what is metered, what may pass.
+
+Another target is asked only before any content. What has passed was seen by the meter, and was paid
+for: where no more can be set aside, the answer ends with ``length``.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Final, Literal
+
+import msgspec
+
+from moongate.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
+from moongate.core.events import Event, Failed, Finished, Text, Thinking, ToolArgs, ToolCall
+from moongate.core.ports import Clock, Upstream
+from moongate.cover import Cover
+from moongate.delivery import Pulse, Streamed
+from moongate.log import Log
+from moongate.metrics import Metrics
+from moongate.route import plan
+from moongate.route.health import Health
+from moongate.visit import Job, Visit
+
+_CONTENT: Final = frozenset({Text, Thinking, ToolArgs, ToolCall})
+
+
+class Passage:
+    """Lets answers through; one for the whole process."""
+
+    def __init__(
+        self,
+        *,
+        upstreams: Mapping[str, Upstream],
+        health: Health,
+        clock: Clock,
+        log: Log,
+        metrics: Metrics,
+    ) -> None:
+        self.upstreams, self.health, self.clock = upstreams, health, clock
+        self.log, self.metrics = log, metrics
+        self.pulse = Pulse()
+
+    async def through(self, visit: Visit, job: Job, cover: Cover) -> Literal["done", "credit_stop"]:
+        """Let the upstream's events through to the answer's end, or to the end of what is paid.
+
+        Raises an UpstreamError, ClientLeft, or LedgerUnavailable.
+        """
+        delivery, tap = job.delivery, job.tap
+        if isinstance(delivery, Streamed):
+            self.pulse.add(delivery)
+        try:
+            async with aclosing(self._events(job)) as batches:
+                async for events in batches:
+                    if not await self._let(job, cover, events):
+                        finishes = [Finished("length", choice) for choice in tap.unfinished()]
+                        await delivery.write(finishes)
+                        return "credit_stop"
+                    if job.first_token_ms is None and tap.pieces:
+                        passed_s = self.clock.monotonic_s() - job.started_s
+                        job.first_token_ms = int(passed_s * 1000)
+                    if tap.finished:
+                        visit.enter("tail")
+        finally:
+            self.pulse.discard(delivery)
+        if not tap.finished:
+            raise UpstreamProtocolError("no_finish")
+        return "done"
+
+    async def _let(self, job: Job, cover: Cover, events: list[Event]) -> bool:
+        """Pass a batch on, as far as it is paid for; False when the rest never will be."""
+        tap = job.tap
+        whole = cover.fits(tap.after(events))
+        for piece in (events,) if whole else _pieces(events):
+            if not whole and type(piece[0]) in _CONTENT:
+                count = tap.after(piece)
+                if not cover.fits(count) and not await cover.reach(count):
+                    return False
+            tap.see(piece)
+            await job.delivery.write(piece)
+        cover.look(tap.count)
+        return True
+
+    async def _events(self, job: Job) -> AsyncGenerator[list[Event], None]:
+        """The events of the first target that answers; another is asked only before any content."""
+        step, tried = job.steps[0], 1
+        while True:
+            job.upstream = step.target.upstream
+            job.headers["x-moongate-upstream"] = job.upstream
+            facts = self.upstreams[job.upstream].facts()
+            job.headers["x-moongate-data-policy"] = facts.data_policy
+            job.delivery.served_by(facts.fingerprint)
+            ask = msgspec.structs.replace(job.ask, model=step.target.model)
+            try:
+                async with aclosing(self.upstreams[job.upstream].stream(ask)) as batches:
+                    async for events in batches:
+                        yield events
+                        if events and type(events[-1]) is Failed:
+                            raise UpstreamProtocolError(events[-1].kind)
+                self.health.report(job.upstream, ok=True)
+                return
+            except UpstreamError as error:
+                again = self._failed(job, error, tried)
+                if again is None or job.tap.pieces or job.tap.finished:
+                    raise
+                step, wait_s = again
+                tried += 1
+                job.tap.restart()
+                await asyncio.sleep(wait_s)
+
+    def _failed(self, job: Job, error: UpstreamError, tried: int) -> tuple[plan.Step, float] | None:
+        """Note an upstream's fault; the step to try next, and after how many seconds."""
+        if isinstance(error, UpstreamRefused):
+            self.health.report(job.upstream, ok=True)
+            return None
+        self.health.report(job.upstream, ok=not error.unhealthy)
+        self.metrics.faults.labels(job.upstream, error.kind).inc()
+        word = "operator_alert" if error.kind == "account" else "upstream_fault"
+        about = {"request": job.ask.id, "upstream": job.upstream, "kind": error.kind}
+        self.log.event(word, **about, attempt=tried)
+        return plan.after(error, job.steps, tried)
+
+
+def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """A batch in the pieces that may be passed on one by one: a content event with what follows."""
+    piece: list[Event] = []
+    for event in events:
+        if piece and type(event) in _CONTENT:
+            yield piece
+            piece = []
+        piece.append(event)
+    if piece:
+        yield piece

@@ -1,0 +1,190 @@
+"""The journal: what the store cannot take is on the disk, and booked later, once."""
+
+import errno
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moongate.core.errors import ConfigurationError, LedgerUnavailable
+from moongate.core.money import Usage
+from moongate.core.ports import ManualClock
+from moongate.ledger import journal as module
+from moongate.ledger.book import Book, Held, Payer, Told
+from moongate.ledger.journal import SIZE_BYTES, Journal
+from moongate.ledger.slices import Terms
+from moongate.ledger.sweep import Sweep
+from moongate.store.memory import MemoryStore
+from store_kit import a_hold, an_end, balance, furnish
+
+TOLD = Told("scripted", 1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def journal(folder: Path) -> Iterator[Journal]:
+    one = Journal(folder)
+    one.open()
+    yield one
+    one.close()
+
+
+async def a_book(journal: Journal) -> tuple[MemoryStore, Book]:
+    store = MemoryStore()
+    await furnish(store, 1_000_000)
+    return store, Book(store, ManualClock(), "us", journal=journal)
+
+
+async def held(book: Book, store: MemoryStore, id: str = "h1") -> Held:
+    (price,) = await store.prices()
+    return await book.hold(
+        id=id, payer=Payer("k", "acme"), model="m", price=price, terms=Terms(9_000, 1, 0)
+    )
+
+
+def reopened(folder: Path) -> Journal:
+    again = Journal(folder)
+    again.open()
+    return again
+
+
+async def test_an_end_that_the_store_cannot_take_is_charged_when_it_can(journal: Journal) -> None:
+    store, book = await a_book(journal)
+    one, two = await held(book, store), await held(book, store, "h2")
+    store.trouble = "gone"
+    bill = await book.settle(one, "done", Usage(output=3), TOLD)
+    assert bill.cost_nanos == 6_000
+    await book.void(two, "upstream_error", Usage(), TOLD)
+    assert set(journal.pending) == {"h1", "h2"}
+    with pytest.raises(LedgerUnavailable):
+        await journal.replay(store)
+    assert set(journal.pending) == {"h1", "h2"}
+    store.trouble = None
+    assert await journal.replay(store) == 2
+    assert journal.pending == {}
+    assert await balance(store) == (1_000_000 - 6_000, 0)
+    assert await store.audit() == []
+
+
+async def test_a_process_that_dies_leaves_it_to_the_next(folder: Path, journal: Journal) -> None:
+    store, book = await a_book(journal)
+    one = await held(book, store)
+    store.trouble = "gone"
+    await book.settle(one, "done", Usage(output=3), TOLD)
+    journal.close()
+    store.trouble = None
+    again = reopened(folder)
+    clock = ManualClock()
+    sweep = Sweep(store, Book(store, clock, "next", journal=again), clock, lambda *_, **__: None)
+    assert await sweep.recover() == 0  # booked first, so there is nothing to expire
+    assert await balance(store) == (1_000_000 - 6_000, 0)
+    again.close()
+    assert reopened(folder).pending == {}
+
+
+async def test_replaying_what_was_booked_charges_nothing_twice(
+    folder: Path, journal: Journal
+) -> None:
+    store, book = await a_book(journal)
+    one = await held(book, store)
+    end = an_end(one.row, Usage(output=3))
+    await journal.write(end)
+    assert await store.settle(end)  # the commit that nobody heard of
+    assert await journal.replay(store) == 0
+    assert await balance(store) == (1_000_000 - 6_000, 0)
+    assert journal.unknown == set()
+    journal.close()
+    assert reopened(folder).pending == {}
+
+
+async def test_two_processes_have_a_file_each_and_a_dead_ones_is_taken_over(
+    folder: Path, journal: Journal
+) -> None:
+    other = reopened(folder)
+    assert len(list(folder.iterdir())) == 2
+    store, book = await a_book(other)
+    await other.write(an_end((await held(book, store)).row, Usage(output=3)))
+    other.close()
+    third = reopened(folder)  # the second file: the first is still held
+    assert set(third.pending) == {"h1"}
+    journal.close()
+    third.close()
+    heir = reopened(folder)  # both
+    assert set(heir.pending) == {"h1"}
+    await heir.replay(store)
+    assert len(list(folder.iterdir())) == 1
+    heir.close()
+
+
+async def test_a_torn_record_is_not_read_and_is_written_over(
+    folder: Path, journal: Journal
+) -> None:
+    ends = [an_end(a_hold(f"h{n}", 9_000), Usage(output=n)) for n in range(4)]
+    for end in ends[:2]:
+        await journal.write(end)
+    journal.close()
+    (file,) = folder.iterdir()
+    data = bytearray(file.read_bytes())
+    whole = data.rstrip(b"\0")
+    dice = random.Random(5)
+    for cut in [len(whole) - 1, *(dice.randrange(len(whole) // 2 + 1, len(whole)) for _ in "1234")]:
+        torn = bytearray(data)
+        torn[cut : len(whole)] = dice.randbytes(len(whole) - cut)
+        file.write_bytes(torn)
+        again = reopened(folder)
+        assert set(again.pending) == {"h0"}
+        await again.write(ends[2])
+        again.close()
+        last = reopened(folder)
+        assert set(last.pending) == {"h0", "h2"}
+        assert last.pending["h2"] == ends[2]
+        last.close()
+
+
+async def test_a_full_disk_stops_only_what_does_not_fit_the_preallocated_file(
+    monkeypatch: pytest.MonkeyPatch, journal: Journal
+) -> None:
+    real = os.pwrite
+
+    def full(file: int, data: bytes, at: int) -> int:
+        if at + len(data) > SIZE_BYTES:
+            raise OSError(errno.ENOSPC, "full")
+        return real(file, data, at)
+
+    monkeypatch.setattr(module.os, "pwrite", full)
+    written = 0
+
+    async def fill() -> None:
+        nonlocal written
+        while True:
+            await journal.write(an_end(a_hold(f"h{written}", 9_000), Usage(output=1)))
+            written += 1
+
+    with pytest.raises(LedgerUnavailable, match="journal"):
+        await fill()
+    assert written > 1_000
+    assert len(journal.pending) == written
+
+
+async def test_a_store_put_back_to_before_the_journal_is_noticed(
+    folder: Path, journal: Journal
+) -> None:
+    await journal.write(an_end(a_hold("h1", 9_000), Usage(output=3)))
+    store, book = await a_book(journal)
+    sweep = Sweep(store, book, ManualClock(), lambda *_, **__: None)
+    with pytest.raises(ConfigurationError, match="put back to an older state"):
+        await sweep.recover()
+    journal.close()
+    assert set(reopened(folder).pending) == {"h1"}  # nothing was thrown away
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("a file")
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        Journal(tmp_path / "journal").open()
