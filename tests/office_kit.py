@@ -3,12 +3,13 @@
 import pytest
 
 from moongate.access.keys import Keys
-from moongate.admin import Means, Office
+from moongate.admin import Means, Office, Operator
 from moongate.core.cards import Card, Facts, Target
 from moongate.core.errors import Refused
 from moongate.core.money import Price, Usage, charge
 from moongate.core.ports import ManualClock, Probe, Settlement
 from moongate.core.rows import HoldRow, PriceRow, UsageRow
+from moongate.ledger.receipt import Signer
 from moongate.route.catalog import Catalog
 from moongate.store.memory import MemoryStore
 
@@ -48,6 +49,8 @@ class Desk:
                 self.clock,
                 self.catalog.offers,
                 {"up": End()},
+                Signer(bytes(range(32))),
+                Operator("Moon & Co", "help@moon.example", "https://moon.example"),
                 about=lambda: {"pid": 7, "api": "http://127.0.0.1:1/v1", "configuration": {}},
                 reprice=self.catalog.reprice,
             )

@@ -86,6 +86,24 @@ class Home:
         """Where bookings wait that the store cannot take."""
         return self.path / "journal"
 
+    @property
+    def receipt_key(self) -> Path:
+        """The public key that receipts are checked with, in hex."""
+        return self.path / "receipts.pub"
+
+    def publish_receipt_key(self, public: bytes) -> None:
+        """Put the public key into its file, whole. Raises ConfigurationError."""
+        path, text = self.receipt_key, f"{public.hex()}\n"
+        draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+        with advising(path):
+            if path.exists() and path.read_text("ascii", "replace") == text:
+                return
+            try:
+                draft.write_text(text, "ascii")
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+
     def open(self) -> "Home":
         """Make what is missing and prove that it can be written; returns itself.
 

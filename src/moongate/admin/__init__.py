@@ -5,7 +5,7 @@ socket); a command that finds no server runs the same dispatch over the store it
 This package refuses to know which road a call came by, and how an answer is shown.
 """
 
-from moongate.admin.call import Means
+from moongate.admin.call import Means, Operator
 from moongate.admin.office import OPERATIONS, Office
 
-__all__ = ["OPERATIONS", "Means", "Office"]
+__all__ = ["OPERATIONS", "Means", "Office", "Operator"]

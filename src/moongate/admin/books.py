@@ -12,21 +12,25 @@ async def charges(means: Means, call: Call) -> Answer:
     """Charges from ``from`` up to and with ``to``; ``each`` gives every request a line."""
     fields = Fields(call.query, ("account", "from", "to", "each"))
     account = fields.account("account") if call.query.get("account") else None
-    from_ms, to_ms = fields.moment("from") or 0, fields.moment("to", end=True)
-    if to_ms is not None and to_ms <= from_ms:
-        raise Refused("invalid_value", "to", what="The span ends before it begins.")
+    from_ms, to_ms = fields.span()
     if account is not None and await means.store.account(account) is None:
         raise Refused("not_found", thing="account")
-    rows = await means.store.usage(account, from_ms, to_ms)
     names = {row.id: row.name for row in await means.keys.list()}
-    lines = statement.each if fields.flag("each") else statement.lines
+    if fields.flag("each"):
+        rows = await means.store.usage(account, from_ms, to_ms)
+        prices = statement.by_version(await means.store.prices())
+        lines = statement.each(rows, names, prices)
+    else:
+        groups = await means.store.usage_sums(account, from_ms, to_ms)
+        prices = statement.by_version(await means.store.prices())
+        lines = statement.lines(groups, names, prices)
     return {
         "object": "statement",
         "account": account,
         "from": statement.asked(call.query.get("from"), from_ms or None),
         "to": statement.asked(call.query.get("to"), to_ms),
-        "data": lines(rows, names),
-        "total": statement.total(rows),
+        "data": lines,
+        "total": statement.total(lines),
     }
 
 

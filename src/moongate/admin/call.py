@@ -15,14 +15,24 @@ from moongate.core.cards import Offer
 from moongate.core.errors import Refused
 from moongate.core.ports import Clock, Store, Upstream
 from moongate.core.rows import AccountRow, PriceRow
+from moongate.ledger.receipt import Signer
 
 PREFIX: Final = "/admin/v1"
 Answer = dict[str, Any]
 
 
-class Means(msgspec.Struct):
-    """What operations work with. ``offers`` tells the models on offer now.
+class Operator(msgspec.Struct, frozen=True):
+    """Who runs this, as invoices say it; empty where the configuration does not tell."""
 
+    name: str = ""
+    contact: str = ""
+    url: str = ""
+
+
+class Means(msgspec.Struct):
+    """What operations work with.
+
+    ``offers`` tells the models on offer now; ``signer`` signs receipts.
     ``about`` tells of the server whose office this is, if there is one: ``pid``, ``version``,
     ``api`` (its address), ``configuration_from`` and ``configuration`` without secrets.
     ``reprice`` gives it the price rows as they stand now.
@@ -33,6 +43,8 @@ class Means(msgspec.Struct):
     clock: Clock
     offers: Callable[[], list[Offer]]
     upstreams: Mapping[str, Upstream]
+    signer: Signer
+    operator: Operator = Operator()
     about: Callable[[], Answer] | None = None
     reprice: Callable[[Sequence[PriceRow]], None] | None = None
 

@@ -111,6 +111,13 @@ class Fields:
                 "invalid_value", name, what="Use a day or a time, like 2026-01-27 (ISO 8601)."
             ) from None
 
+    def span(self) -> tuple[int, int | None]:
+        """The moments of ``from`` and ``to`` as [from, to); ``None``: no end."""
+        from_ms, to_ms = self.moment("from") or 0, self.moment("to", end=True)
+        if to_ms is not None and to_ms <= from_ms:
+            raise Refused("invalid_value", "to", what="The span ends before it begins.")
+        return from_ms, to_ms
+
     def credit_nanos(self, name: str) -> int:
         """An amount of dollars above zero, as text or a whole number, in nano-dollars."""
         value = self._data.get(name)

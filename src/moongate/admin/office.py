@@ -8,7 +8,7 @@ an id of its caller's, so that a repeat changes nothing.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from moongate.admin import accounts, books, keys, offers, prices
+from moongate.admin import accounts, books, keys, offers, prices, receipts
 from moongate.admin.call import Answer, Call, Means, Operation
 from moongate.core.errors import Refused
 
@@ -18,6 +18,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *books.OPERATIONS,
     *offers.OPERATIONS,
     *prices.OPERATIONS,
+    *receipts.OPERATIONS,
 )
 _PATTERNS: Final = tuple((operation, operation.pattern) for operation in OPERATIONS)
 

@@ -1,36 +1,33 @@
-"""The statement: usage rows summed by day, account, key, model and price version.
+"""The statement: what requests added up to, by day, account, key, model and price version.
 
-Pure arithmetic over rows. Because a line holds one price version only, its charge is its
-tokens times that row's prices; the total is the sum of the lines and equals the ledger's
-charges for the same span. Requests that cost nothing are counted, their tokens are not.
+Pure arithmetic over rows. A line holds one price version only, so its ``due`` is its tokens times
+that row's prices; its ``charge`` is that less what was given away of it, and the charges' total
+equals the ledger's for the same span. Requests that cost nothing are counted, their tokens are
+not; what they were worth is forgiven.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from moongate.core.money import nanos_to_usd
-from moongate.core.rows import Outcome, UsageRow
+from moongate.core.money import Price, Usage, charge, nanos_to_usd
+from moongate.core.rows import PriceRow, UsageRow
+from moongate.core.sums import DAY_MS, UsageSum, add_up
 
-_SUMMED: Final = (
+COUNTS: Final = (
     "requests",
     "uncharged",
     "input_tokens",
     "cached_tokens",
     "output_tokens",
     "searches",
-    "charge_nanos",
-    "forgiven_nanos",
 )
-
-_FREE: Final[frozenset[Outcome]] = frozenset(
-    {"upstream_error", "gateway_error", "refused", "expired"}
-)
+AMOUNTS: Final = ("due", "charge", "forgiven")
 
 
-def day(at_ms: int) -> str:
-    """The day of a moment in UTC, ``YYYY-MM-DD``."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+def day(number: int) -> str:
+    """A day by its number since the epoch, ``YYYY-MM-DD``."""
+    return datetime.fromtimestamp(number * DAY_MS // 1000, UTC).strftime("%Y-%m-%d")
 
 
 def moment(at_ms: int | None) -> str | None:
@@ -45,87 +42,87 @@ def asked(text: str | None, at_ms: int | None) -> str | None:
     return text if text and len(text) == len("2026-01-27") else moment(at_ms)
 
 
-def lines(rows: Iterable[UsageRow], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One line for each day, account, key, model and price version, in that order.
+def by_version(rows: Iterable[PriceRow]) -> dict[int, Price]:
+    """Prices by the version that requests pin."""
+    return {row.version: row.price for row in rows}
 
-    ``names`` gives keys' names by id.
-    """
-    sums: dict[tuple[str, str, str, str, int], dict[str, Any]] = {}
-    for row in rows:
-        place = (day(row.ended_ms), row.account, row.key, row.model, row.price_version)
-        _add(sums.setdefault(place, _zero()), amounts(row))
+
+def figures(group: UsageSum, price: Price) -> dict[str, int]:
+    """A group's counts and amounts under the names of the interface."""
+    used = Usage(group.input, group.cached, group.output, group.searches)
+    return {
+        "requests": group.requests,
+        "uncharged": group.uncharged,
+        "input_tokens": group.input,
+        "cached_tokens": group.cached,
+        "output_tokens": group.output,
+        "searches": group.searches,
+        "due_nanos": charge(used, price),
+        "charge_nanos": group.charge_nanos,
+        "forgiven_nanos": group.forgiven_nanos,
+    }
+
+
+def with_usd(sums: Mapping[str, int]) -> dict[str, Any]:
+    """Figures with the exact dollars beside each amount."""
+    dollars = {name.replace("_nanos", "_usd"): nanos_to_usd(sums[name]) for name in _nanos(sums)}
+    return {**sums, **dollars}
+
+
+def _nanos(sums: Mapping[str, int]) -> list[str]:
+    return [name for name in sums if name.endswith("_nanos")]
+
+
+def lines(
+    groups: Iterable[UsageSum], names: Mapping[str, str], prices: Mapping[int, Price]
+) -> list[dict[str, Any]]:
+    """One line for each group. ``names`` gives keys' names by id."""
     return [
         {
-            "day": place[0],
-            "account": place[1],
-            "key": place[2],
-            "key_name": names.get(place[2], ""),
-            "model": place[3],
-            "price_version": place[4],
-            **_with_usd(sums[place]),
+            "day": day(group.day),
+            "account": group.account,
+            "key": group.key,
+            "key_name": names.get(group.key, ""),
+            "model": group.model,
+            "price_version": group.price_version,
+            **with_usd(figures(group, prices[group.price_version])),
         }
-        for place in sorted(sums)
+        for group in groups
     ]
 
 
-def each(rows: Iterable[UsageRow], names: Mapping[str, str]) -> list[dict[str, Any]]:
+def each(
+    rows: Iterable[UsageRow], names: Mapping[str, str], prices: Mapping[int, Price]
+) -> list[dict[str, Any]]:
     """One line for each request, oldest first."""
-    return [
-        {
-            "request": row.hold,
-            "ended": moment(row.ended_ms),
-            "day": day(row.ended_ms),
-            "account": row.account,
-            "key": row.key,
-            "key_name": names.get(row.key, ""),
-            "model": row.model,
-            "upstream": row.upstream,
-            "outcome": row.outcome,
-            "status": row.status,
-            "estimated": row.usage.estimated,
-            "price_version": row.price_version,
-            **_with_usd(amounts(row)),
-        }
-        for row in rows
-    ]
+    return [_request(row, names, prices) for row in rows]
 
 
-def total(rows: Iterable[UsageRow]) -> dict[str, Any]:
-    """The sums over all rows."""
-    whole = _zero()
-    for row in rows:
-        _add(whole, amounts(row))
-    return _with_usd(whole)
-
-
-def amounts(row: UsageRow) -> dict[str, int]:
-    """What one request adds: its billed tokens and charge, or one more that cost nothing."""
-    if row.outcome in _FREE or (row.charge_nanos == 0 and row.forgiven_nanos > 0):
-        return _zero() | {"requests": 1, "uncharged": 1, "forgiven_nanos": row.forgiven_nanos}
+def _request(
+    row: UsageRow, names: Mapping[str, str], prices: Mapping[int, Price]
+) -> dict[str, Any]:
+    (group,) = add_up([row], days=True, keys=True)
     return {
-        "requests": 1,
-        "uncharged": 0,
-        "input_tokens": row.usage.input,
-        "cached_tokens": row.usage.cache_read,
-        "output_tokens": row.usage.output,
-        "searches": row.usage.searches,
-        "charge_nanos": row.charge_nanos,
-        "forgiven_nanos": row.forgiven_nanos,
+        "request": row.hold,
+        "ended": moment(row.ended_ms),
+        "day": day(group.day),
+        "account": row.account,
+        "key": row.key,
+        "key_name": names.get(row.key, ""),
+        "model": row.model,
+        "upstream": row.upstream,
+        "outcome": row.outcome,
+        "status": row.status,
+        "estimated": row.usage.estimated,
+        "price_version": row.price_version,
+        **with_usd(figures(group, prices[row.price_version])),
     }
 
 
-def _zero() -> dict[str, int]:
-    return dict.fromkeys(_SUMMED, 0)
-
-
-def _add(sums: dict[str, Any], more: Mapping[str, int]) -> None:
-    for name in _SUMMED:
-        sums[name] += more[name]
-
-
-def _with_usd(sums: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        **sums,
-        "charge_usd": nanos_to_usd(sums["charge_nanos"]),
-        "forgiven_usd": nanos_to_usd(sums["forgiven_nanos"]),
-    }
+def total(told: Iterable[Mapping[str, Any]], names: Iterable[str] = ()) -> dict[str, Any]:
+    """The sums over lines; ``names`` are amounts beside the usual ones."""
+    whole = dict.fromkeys([*COUNTS, *(f"{name}_nanos" for name in (*AMOUNTS, *names))], 0)
+    for line in told:
+        for name in whole:
+            whole[name] += line[name]
+    return with_usd(whole)

@@ -114,8 +114,9 @@ class Application:
             unretained=frozenset(u.name for u in settings.upstreams if u.keeps_nothing()),
         )
         self.office = make_office(
-            self.store, self.keys, self.clock, self.catalog, self.upstreams, about=self._about
-        )
+            settings, self.store, self.keys, self.clock, self.catalog, self.upstreams, pepper,
+            self._about,
+        )  # fmt: skip
         self.draining, self.port = False, 0
         self.doors = Doors(home.socket)
         self._chores: list[asyncio.Task[None]] = []
@@ -145,6 +146,7 @@ class Application:
         self.journal.open()
         await self.sweep.recover()
         await self._seed_prices()
+        self.home.publish_receipt_key(self.office.means.signer.public)
         local = await self.keys.ensure_local()
         handlers = Handlers(
             gateway=self.gateway,

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from moongate.access.keys import Keys
-from moongate.admin import Means, Office
+from moongate.access.keys import Keys, derive
+from moongate.admin import Means, Office, Operator
 from moongate.core.errors import ConfigurationError
 from moongate.core.ports import Clock, Store, Upstream
 from moongate.home import Home
+from moongate.ledger.receipt import Signer
 from moongate.route.catalog import Catalog
 from moongate.settings import Settings
 from moongate.store.sqlite import SqliteStore
@@ -67,15 +68,17 @@ def make_upstreams(
 
 
 def make_office(
+    settings: Settings,
     store: Store,
     keys: Keys,
     clock: Clock,
     catalog: Catalog,
     upstreams: Mapping[str, Upstream],
-    *,
+    pepper: bytes,
     about: Callable[[], dict[str, object]] | None = None,
 ) -> Office:
     """The operator's operations over these parts; ``about`` where a server runs."""
+    operator = settings.operator
     return Office(
         Means(
             store=store,
@@ -83,6 +86,8 @@ def make_office(
             clock=clock,
             offers=catalog.offers,
             upstreams=upstreams,
+            signer=Signer(derive(pepper, "receipts")),
+            operator=Operator(operator.name, operator.contact, operator.url),
             about=about,
             reprice=catalog.reprice,
         )

@@ -23,7 +23,8 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
     home.open()
     clock = SystemClock()
     store = make_store(settings, home)
-    keys = Keys(store, home.pepper(settings.store.file(home.path)), clock)
+    pepper = home.pepper(settings.store.file(home.path))
+    keys = Keys(store, pepper, clock)
     upstreams = make_upstreams(settings, home, lambda _: None, lambda _: None)
     catalog = Catalog(settings.cards(), lambda name: upstreams[name].facts(), lambda _: True, clock)
     called = [up for up in upstreams.values() if awake and up.kind != "embedded"]
@@ -37,7 +38,7 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
         catalog.reprice(rows)
         for upstream in called:
             await upstream.start()
-        yield make_office(store, keys, clock, catalog, upstreams)
+        yield make_office(settings, store, keys, clock, catalog, upstreams, pepper)
     finally:
         for upstream in called:
             await upstream.close()

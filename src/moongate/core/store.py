@@ -27,6 +27,7 @@ from moongate.core.rows import (
     UsageRow,
 )
 from moongate.core.sealed import Sealed
+from moongate.core.sums import UsageSum
 
 
 class Idem(msgspec.Struct, frozen=True):
@@ -242,11 +243,32 @@ class Store(Protocol):
     ) -> list[UsageRow]:
         """Resolved requests ended in [from, to), oldest first."""
 
+    async def usage_sums(
+        self,
+        account: str | None = None,
+        from_ms: int = 0,
+        to_ms: int | None = None,
+        *,
+        days: bool = True,
+        keys: bool = True,
+    ) -> list[UsageSum]:
+        """The same requests as :func:`moongate.core.sums.add_up` adds them up, however many."""
+
     async def usage_row(self, hold: str) -> UsageRow | None:
         """How one request ended; ``None`` while it is open or unknown."""
 
     async def entries(self, account: str | None = None, tx: str | None = None) -> list[EntryRow]:
         """Movements, oldest first."""
+
+    async def entry_sums(
+        self, account: str, from_ms: int = 0, to_ms: int | None = None
+    ) -> dict[str, int]:
+        """What an account's movements in [from, to) add up to, by kind (nano-dollars)."""
+
+    async def credits(
+        self, account: str, from_ms: int = 0, to_ms: int | None = None
+    ) -> list[EntryRow]:
+        """A wallet's movements in [from, to) that are no charges, oldest first."""
 
     async def audit(self) -> list[Finding]:
         """Check every invariant over all rows; empty when all hold."""

@@ -27,6 +27,11 @@ AGAINST: Final = {"topup": "cash", "refund": "cash", "trial": "promo"}
 Values = Sequence[Any]
 
 
+def span(from_ms: int, to_ms: int | None) -> dict[str, int]:
+    """The ends of [from, to) as a statement takes them."""
+    return {"from_ms": from_ms, "to_ms": FOREVER_MS if to_ms is None else to_ms}
+
+
 def as_json(rows: Any) -> str:
     """A batch as the one JSON array that a statement takes."""
     return _ENCODER.encode(rows).decode()

@@ -5,6 +5,8 @@ piece. ``trouble`` makes it unavailable. It is for one event loop; its clock is 
 caller gives.
 """
 
+from collections import Counter
+
 from moongate.core.rows import (
     AccountRow,
     EntryRow,
@@ -15,6 +17,8 @@ from moongate.core.rows import (
     PriceRow,
     UsageRow,
 )
+from moongate.core.sums import UsageSum, add_up
+from moongate.store.mapping import AGAINST
 from moongate.store.memory_audit import audit, self_check
 from moongate.store.memory_money import MemoryMoney
 from moongate.store.memory_office import MemoryOffice
@@ -70,6 +74,17 @@ class MemoryStore(MemoryMoney, MemoryOffice):
         ]
         return sorted(found, key=lambda row: row.ended_ms)
 
+    async def usage_sums(
+        self,
+        account: str | None = None,
+        from_ms: int = 0,
+        to_ms: int | None = None,
+        *,
+        days: bool = True,
+        keys: bool = True,
+    ) -> list[UsageSum]:
+        return add_up(await self.usage(account, from_ms, to_ms), days=days, keys=keys)
+
     async def usage_row(self, hold: str) -> UsageRow | None:
         await self._turn()
         return self.tables.usage.get(hold)
@@ -80,6 +95,26 @@ class MemoryStore(MemoryMoney, MemoryOffice):
             row
             for row in self.tables.entries
             if account in {None, row.account} and tx in {None, row.tx}
+        ]
+
+    async def entry_sums(
+        self, account: str, from_ms: int = 0, to_ms: int | None = None
+    ) -> dict[str, int]:
+        sums: Counter[str] = Counter()
+        for row in await self.entries(account):
+            if from_ms <= row.created_ms and (to_ms is None or row.created_ms < to_ms):
+                sums[row.kind] += row.amount_nanos
+        return dict(sums)
+
+    async def credits(
+        self, account: str, from_ms: int = 0, to_ms: int | None = None
+    ) -> list[EntryRow]:
+        return [
+            row
+            for row in await self.entries(account)
+            if row.kind in AGAINST
+            and from_ms <= row.created_ms
+            and (to_ms is None or row.created_ms < to_ms)
         ]
 
     async def audit(self) -> list[Finding]:

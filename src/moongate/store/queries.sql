@@ -363,6 +363,39 @@ FROM usage
 WHERE account = :account AND ended_ms >= :from_ms AND ended_ms < :to_ms
 ORDER BY ended_ms, rowid;
 
+-- name: usage_sums
+-- As core.sums.add_up adds up: the tokens of requests that were charged, all charges, all forgiven.
+SELECT iif(:days, ended_ms / 86400000, -1), account, iif(:keys, key, ''), model, price_version,
+    count(*), sum(NOT billed), sum(iif(billed, input, 0)), sum(iif(billed, cache_read, 0)),
+    sum(iif(billed, output, 0)), sum(iif(billed, searches, 0)), sum(charge_nanos),
+    sum(forgiven_nanos)
+FROM (
+    SELECT *, charge_nanos > 0 OR (
+        outcome NOT IN ('upstream_error', 'gateway_error', 'refused', 'expired')
+        AND forgiven_nanos = 0
+    ) AS billed
+    FROM usage
+    WHERE ended_ms >= :from_ms AND ended_ms < :to_ms
+)
+GROUP BY 1, 2, 3, 4, 5
+ORDER BY 1, 2, 3, 4, 5;
+
+-- name: usage_sums_of_account
+SELECT iif(:days, ended_ms / 86400000, -1), account, iif(:keys, key, ''), model, price_version,
+    count(*), sum(NOT billed), sum(iif(billed, input, 0)), sum(iif(billed, cache_read, 0)),
+    sum(iif(billed, output, 0)), sum(iif(billed, searches, 0)), sum(charge_nanos),
+    sum(forgiven_nanos)
+FROM (
+    SELECT *, charge_nanos > 0 OR (
+        outcome NOT IN ('upstream_error', 'gateway_error', 'refused', 'expired')
+        AND forgiven_nanos = 0
+    ) AS billed
+    FROM usage
+    WHERE account = :account AND ended_ms >= :from_ms AND ended_ms < :to_ms
+)
+GROUP BY 1, 2, 3, 4, 5
+ORDER BY 1, 2, 3, 4, 5;
+
 -- name: usage_row
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
@@ -384,6 +417,18 @@ ORDER BY n;
 SELECT tx, seq, account, amount_nanos, kind, created_ms, chain_no, chain FROM entry
 WHERE account = :account AND chain_no IS NOT NULL
 ORDER BY chain_no;
+
+-- name: entry_sums
+SELECT kind, sum(amount_nanos) FROM entry
+WHERE account = :account AND chain_no IS NOT NULL
+  AND created_ms >= :from_ms AND created_ms < :to_ms
+GROUP BY kind;
+
+-- name: credits
+SELECT tx, seq, account, amount_nanos, kind, created_ms, chain_no, chain FROM entry
+WHERE account = :account AND kind IN ('topup', 'trial', 'refund')
+  AND created_ms >= :from_ms AND created_ms < :to_ms
+ORDER BY n;
 
 -- name: ping
 UPDATE pulse SET beats = beats + 1;

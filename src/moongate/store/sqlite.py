@@ -2,7 +2,7 @@
 
 All moves go through the writer, which takes whatever is queued as one transaction and answers
 after its commit is on the disk. Looks go through a second connection and never hold a move up;
-audits, which take long, each through one of their own. When the disk is full, read-only or
+audits and sums, which take long, each through one of their own. When the disk is full, read-only or
 failing, callers get LedgerUnavailable and nothing was booked; the writer goes on as soon as the
 trouble is over.
 """
@@ -17,11 +17,13 @@ import apsw
 from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.rows import EntryRow, Finding, HoldRow, TopupRow, UsageRow
 from moongate.core.store import Extension, Idem, NotHeld, Running, Settlement
+from moongate.core.sums import UsageSum
 from moongate.store import audits, mapping, moves
 from moongate.store.desk import Call, Desk
 from moongate.store.holding import Want
 from moongate.store.opening import Lock, prepare
 from moongate.store.registry import SqliteRegistry
+from moongate.store.statements import run
 
 
 class SqliteStore(SqliteRegistry):
@@ -127,12 +129,29 @@ class SqliteStore(SqliteRegistry):
     async def usage(
         self, account: str | None = None, from_ms: int = 0, to_ms: int | None = None
     ) -> list[UsageRow]:
-        span = {"from_ms": from_ms, "to_ms": mapping.FOREVER_MS if to_ms is None else to_ms}
+        span = mapping.span(from_ms, to_ms)
         if account is None:
             found = await self._look("usage", **span)
         else:
             found = await self._look("usage_of_account", account=account, **span)
         return [mapping.usage_row(values) for values in found]
+
+    async def usage_sums(
+        self,
+        account: str | None = None,
+        from_ms: int = 0,
+        to_ms: int | None = None,
+        *,
+        days: bool = True,
+        keys: bool = True,
+    ) -> list[UsageSum]:
+        values: dict[str, Any] = {"days": days, "keys": keys, **mapping.span(from_ms, to_ms)}
+        if account is None:
+            found = await self._apart(lambda db: run(db, "usage_sums", **values))
+        else:
+            values["account"] = account
+            found = await self._apart(lambda db: run(db, "usage_sums_of_account", **values))
+        return [UsageSum(*figures) for figures in found]
 
     async def usage_row(self, hold: str) -> UsageRow | None:
         found = await self._look("usage_row", hold=hold)
@@ -147,13 +166,26 @@ class SqliteStore(SqliteRegistry):
             found = await self._look("entries_of_wallet" if wallet else "entries", account=account)
         return [EntryRow(*values) for values in found]
 
+    async def entry_sums(
+        self, account: str, from_ms: int = 0, to_ms: int | None = None
+    ) -> dict[str, int]:
+        values = {"account": account, **mapping.span(from_ms, to_ms)}
+        return dict(await self._apart(lambda db: run(db, "entry_sums", **values)))
+
+    async def credits(
+        self, account: str, from_ms: int = 0, to_ms: int | None = None
+    ) -> list[EntryRow]:
+        found = await self._look("credits", account=account, **mapping.span(from_ms, to_ms))
+        return [EntryRow(*values) for values in found]
+
     async def audit(self) -> list[Finding]:
-        return await self._inspect(audits.audit)
+        return list(await self._apart(audits.audit))
 
     async def self_check(self) -> list[Finding]:
-        return await self._inspect(audits.self_check)
+        return list(await self._apart(audits.self_check))
 
-    async def _inspect(self, look: Call) -> list[Finding]:
+    async def _apart(self, look: Call) -> Any:
+        """A look that may take long, on a connection of its own: no other look waits for it."""
         await self._reader.do(_nothing)  # a closed store is not opened again
         desk = Desk(self._path, self._vfs, reading=True)
 
@@ -163,7 +195,7 @@ class SqliteStore(SqliteRegistry):
             finally:
                 desk.close()
 
-        found: list[Finding] | BaseException = await asyncio.to_thread(inspect)
+        found: Any = await asyncio.to_thread(inspect)
         if isinstance(found, BaseException):
             raise found
         return found

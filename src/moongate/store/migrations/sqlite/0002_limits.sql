@@ -81,6 +81,8 @@ WHERE id = 'contra';
 
 -- A wallet's chain has one entry at each place.
 CREATE UNIQUE INDEX entry_chain ON entry (account, chain_no) WHERE chain_no IS NOT NULL;
+-- What came into an account, without going through its charges.
+CREATE INDEX entry_credit ON entry (account) WHERE kind IN ('topup', 'trial', 'refund');
 -- When a key was last used.
 CREATE INDEX usage_key ON usage (key, ended_ms);
 

@@ -1,0 +1,182 @@
+"""Receipts: what one request used, what each class cost, and our signature under it.
+
+A receipt is plain JSON that anybody recomputes with nothing but the public key: every line is a
+count times a price, the lines add up to charge and forgiven, and an Ed25519 signature covers all
+of it. It is made of rows alone; this module refuses to know where they lie, and who asks.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from moongate.core.money import nanos_to_usd
+from moongate.core.rows import EntryRow, PriceRow, UsageRow
+
+FORMAT: Final = "moongate-receipt-1"
+CLASSES: Final = ("input", "cached", "output", "searches")
+"""The billed classes: uncached prompt tokens, cached ones, output tokens, and search calls."""
+
+_FIELDS: Final = {
+    "format": str, "request": str, "account": str, "key": str, "model": str, "upstream": str,
+    "outcome": str, "status": int, "streamed": bool, "estimated": bool, "reasoning": int,
+    "created_ms": int, "ended_ms": int, "price_version": int, "lines": list, "charge_nanos": int,
+    "charge_usd": str, "forgiven_nanos": int, "entry": dict, "key_id": str, "signature": str,
+}  # fmt: skip
+_MAY_BE_NULL: Final = frozenset({"reasoning", "entry"})
+_LINE: Final = {"class": str, "count": int, "unit_nanos": int, "amount_nanos": int}
+_ENTRY: Final = {"no": int, "hash": str}
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
+
+
+class Signer:
+    """Signs receipts with the key that ``secret`` (32 bytes) is; it is never shown."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._private = Ed25519PrivateKey.from_private_bytes(secret)
+        self.public = self._private.public_key().public_bytes_raw()
+
+    def __repr__(self) -> str:
+        return f"Signer({key_id(self.public)})"
+
+    def sign(self, receipt: Mapping[str, Any]) -> dict[str, Any]:
+        """``receipt`` with the key's id and the signature over everything else."""
+        body = {**receipt, "key_id": key_id(self.public)}
+        return {**body, "signature": self._private.sign(canonical(body)).hex()}
+
+
+def key_id(public: bytes) -> str:
+    """A public key's short name: the first 16 hex digits of its SHA-256."""
+    return hashlib.sha256(public).hexdigest()[:16]
+
+
+def canonical(receipt: Mapping[str, Any]) -> bytes:
+    """The bytes that are signed: JSON in UTF-8, keys sorted, no spaces, without the signature."""
+    body = {name: value for name, value in receipt.items() if name != "signature"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def make(row: UsageRow, price: PriceRow, entry: EntryRow | None) -> dict[str, Any]:
+    """The receipt of a resolved request, not signed yet.
+
+    ``entry`` is the wallet's side of the charge; there is none where nothing was charged.
+    """
+    used, unit = row.usage, price.price
+    counts = (used.input, used.cache_read, used.output, used.searches)
+    units = (unit.input, unit.cached, unit.output, unit.search)
+    lines = [
+        {"class": name, "count": count, "unit_nanos": nanos, "amount_nanos": count * nanos}
+        for name, count, nanos in zip(CLASSES, counts, units, strict=True)
+    ]
+    return {
+        "format": FORMAT,
+        "request": row.hold,
+        "account": row.account,
+        "key": row.key,
+        "model": row.model,
+        "upstream": row.upstream,
+        "outcome": row.outcome,
+        "status": row.status,
+        "streamed": row.streamed,
+        "estimated": used.estimated,
+        "reasoning": used.reasoning,
+        "created_ms": row.created_ms,
+        "ended_ms": row.ended_ms,
+        "price_version": row.price_version,
+        "lines": lines,
+        "charge_nanos": row.charge_nanos,
+        "charge_usd": nanos_to_usd(row.charge_nanos),
+        "forgiven_nanos": row.forgiven_nanos,
+        "entry": _entry(entry),
+    }
+
+
+def _entry(entry: EntryRow | None) -> dict[str, Any] | None:
+    if entry is None or entry.chain is None:
+        return None
+    return {"no": entry.chain_no, "hash": entry.chain.hex()}
+
+
+def differences(receipt: Any, public: bytes) -> Iterator[str]:
+    """What is wrong with a receipt, in sentences; nothing when it is sound.
+
+    ``receipt`` is what a JSON file held, whatever that is. ``public`` is the signer's key.
+    """
+    shape = list(_misshapen(receipt))
+    if shape:
+        yield from shape
+        return
+    yield from _sums(receipt)
+    if receipt["key_id"] != key_id(public):
+        yield f"key_id is {receipt['key_id']}, the key given is {key_id(public)}"
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(
+            bytes.fromhex(receipt["signature"]), canonical(receipt)
+        )
+    except InvalidSignature:
+        yield "the signature is not of this key over these figures"
+
+
+def _misshapen(receipt: Any) -> Iterator[str]:
+    """Which fields are missing, unknown or of another kind."""
+    if not isinstance(receipt, dict):
+        yield "it is no JSON object"
+        return
+    if receipt.get("format") != FORMAT:
+        yield f"format is not {FORMAT}"
+        return
+    yield from _fields(receipt, _FIELDS, "")
+    entry, lines = receipt.get("entry"), receipt.get("lines")
+    if isinstance(entry, dict):
+        yield from _fields(entry, _ENTRY, "entry.")
+        if not _HASH.fullmatch(str(entry.get("hash"))):
+            yield "entry.hash is no SHA-256 in hex"
+    for at, line in enumerate(lines if isinstance(lines, list) else []):
+        yield from _fields(line if isinstance(line, dict) else {}, _LINE, f"lines[{at}].")
+    if not _SIGNATURE.fullmatch(str(receipt.get("signature"))):
+        yield "signature is no Ed25519 signature in hex"
+
+
+def _fields(found: dict[str, Any], wanted: Mapping[str, type], where: str) -> Iterator[str]:
+    for name in sorted(found.keys() - wanted.keys()):
+        yield f"{where}{name} is not a field of a receipt"
+    for name, kind in wanted.items():
+        value = found.get(name)
+        if name not in found:
+            yield f"{where}{name} is missing"
+        elif value is None and name in _MAY_BE_NULL and not where:
+            continue
+        elif type(value) is not kind:  # True is an int to isinstance
+            yield f"{where}{name} is of the wrong kind"
+
+
+def _sums(receipt: dict[str, Any]) -> Iterator[str]:
+    """Every product and sum, done again."""
+    lines = receipt["lines"]
+    if [line["class"] for line in lines] != list(CLASSES):
+        yield f"lines are not {', '.join(CLASSES)}"
+    for line in lines:
+        due = line["count"] * line["unit_nanos"]
+        if due != line["amount_nanos"]:
+            yield (
+                f"{line['class']}: {line['count']} x {line['unit_nanos']} is {due}, "
+                f"not {line['amount_nanos']}"
+            )
+        if line["count"] < 0 or line["unit_nanos"] < 0:
+            yield f"{line['class']} is negative"
+    total = sum(line["amount_nanos"] for line in lines)
+    charge, forgiven = receipt["charge_nanos"], receipt["forgiven_nanos"]
+    if total != charge + forgiven:
+        yield f"the lines add up to {total}, charge and forgiven to {charge + forgiven}"
+    if min(charge, forgiven) < 0:
+        yield "an amount is negative"
+    if receipt["charge_usd"] != nanos_to_usd(charge):
+        yield f"charge_usd is {receipt['charge_usd']}, the charge is {nanos_to_usd(charge)}"
+    if (receipt["entry"] is None) != (charge == 0):
+        yield "there is an entry in the ledger exactly where something is charged, but not here"
