@@ -38,10 +38,10 @@ BREAKS: dict[str, tuple[set[str], list[str]]] = {
     "charged twice": (
         {"I5", "chain"},
         [
-            "INSERT INTO entry VALUES (NULL, 'settled', 2, 'acme', -20000, 'charge', 1, NULL, NULL)",
-            "INSERT INTO entry VALUES (NULL, 'settled', 3, 'revenue', 20000, 'charge', 1, NULL, NULL)",
-            "UPDATE account SET posted_nanos = posted_nanos - 20000 WHERE id = 'acme'",
-            "UPDATE account SET posted_nanos = posted_nanos + 20000 WHERE id = 'revenue'",
+            "INSERT INTO entry VALUES (NULL, 'settled', 2, 'acme', -20, 'charge', 1, NULL, NULL)",
+            "INSERT INTO entry VALUES (NULL, 'settled', 3, 'revenue', 20, 'charge', 1, NULL, NULL)",
+            "UPDATE account SET posted_nanos = posted_nanos - 20 WHERE id = 'acme'",
+            "UPDATE account SET posted_nanos = posted_nanos + 20 WHERE id = 'revenue'",
         ],
     ),
     "charged without a request": (
