@@ -9,10 +9,12 @@ import argparse
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +22,15 @@ BIN = Path(sys.executable).parent
 NODE = ROOT / "tests" / "node"
 # Where all tests find the embedded model, so that it is fetched once.
 MODELS = Path(os.environ.get("MOONGATE_MODEL_CACHE") or ROOT / ".cache")
-PARTS = ("format", "lint", "types", "node", "engine", "tests")
+# Servers that the tests start themselves: where they may be found, and Debian's package.
+SERVERS: dict[str, tuple[Callable[[], bool], str]] = {
+    "redis": (
+        lambda: any(shutil.which(name) for name in ("redis-server", "valkey-server")),
+        "redis-server",
+    ),
+}
+PARTS = ("format", "lint", "types", "node", "engine", *SERVERS, "tests")
+POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it whether a package may start its service
 # A closing line of pytest -q: "3 passed, 1 skipped in 0.12s", "no tests ran in 0.01s".
 CLOSING = re.compile(r"^(\x1b\[[0-9;]*m)*(\d+ \w+|no tests ran).* in [\d.]+s")
 # What a developer has set must not decide what the tests find.
@@ -81,6 +91,30 @@ def prepare_engine() -> str:
     return "ok" if done.returncode == 0 else "could not run (its model file is not there)"
 
 
+def prepare_server(name: str) -> str:
+    """Have apt install a server that is not there, where it may; its service is not started."""
+    found, package = SERVERS[name]
+    if not found() and os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"== {name}: {package} from apt")
+        apt_install(package)
+    return "ok" if found() else f"could not run (apt-get install {package})"
+
+
+def apt_install(package: str) -> None:
+    """Install ``package`` and start nothing of it; whoever called looks whether it is there."""
+    mine = not POLICY.exists()
+    if mine:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        for words in (("update",), ("install", "-y", "--no-install-recommends", package)):
+            subprocess.run(["apt-get", "-qq", *words], env=quiet, check=False)
+    finally:
+        if mine:
+            POLICY.unlink()
+
+
 def run_pytest(arguments: list[str]) -> tuple[int, str]:
     """Run pytest with its output shown, but hold back its closing line and return it."""
     colour = ["--color=yes"] if sys.stdout.isatty() else []
@@ -126,7 +160,7 @@ def marks(options: argparse.Namespace, results: dict[str, str]) -> str:
     left_out = [] if options.full else ["full"]
     left_out += [
         name
-        for name in ("node", "engine")
+        for name in ("node", "engine", *SERVERS)
         if name in options.without or results.get(name, "ok").startswith("could not")
     ]
     return " and ".join(f"not {name}" for name in left_out)
@@ -141,6 +175,7 @@ def main() -> int:
         "types": lambda: step("types", [BIN / "mypy"]),
         "node": prepare_node,
         "engine": prepare_engine,
+        **{name: partial(prepare_server, name) for name in SERVERS},
     }
     results = {name: run() for name, run in parts.items() if name not in options.without}
     code, closing = 0, ""
@@ -150,9 +185,9 @@ def main() -> int:
         results["tests"] = "ok" if code == 0 else f"failed (pytest ended with {code})"
     say("")
     for name, result in results.items():
-        say(f"{name:>7}: {result}")
+        say(f"{name:>8}: {result}")
     for name in options.without:
-        say(f"{name:>7}: left out (--without {name})")
+        say(f"{name:>8}: left out (--without {name})")
     missed = [name for name, result in results.items() if result.startswith("could not")]
     if missed:
         say(f"Not run: {', '.join(missed)}")

@@ -8,6 +8,8 @@ import pytest
 from engine_kit import model_cache
 from live_kit import Live, running, short_folder
 from moongate.core.ports import Store
+from rates_kit import Timed, TimedLocal, TimedRedis
+from redis_kit import RedisServer, redis_server
 from store_kit import ENGINES, make_store, opened
 
 
@@ -29,3 +31,21 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     async with opened(make_store(request.param, tmp_path)) as it:
         yield it
         assert await it.audit() == []
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """One Redis for the whole run: ``.url``. Tests tell theirs apart by account."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["local", pytest.param("redis", marks=pytest.mark.redis)])
+async def timed(request: pytest.FixtureRequest) -> AsyncIterator[Timed]:
+    """Each counter of rates, with a time that the test moves and an account of its own."""
+    if request.param == "local":
+        made: Timed = TimedLocal()
+    else:
+        made = TimedRedis(request.getfixturevalue("redis").url)
+    yield made
+    await made.close()

@@ -4,13 +4,16 @@ The reference is GCRA as its papers state it: a theoretical arrival time for eac
 fractions. It shares no line with the product.
 """
 
+import secrets
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol
 
+import msgspec
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from moongate.access.counter import LocalCounter
+from moongate.access.redis_counter import SCRIPT, RedisCounter
 from moongate.core.ports import ManualClock
 from moongate.core.rates import Answer, Ask, Counter, Rate, Room
 
@@ -63,23 +66,72 @@ class Reference:
         return [-(-debt.numerator // debt.denominator) for debt in debts]
 
 
-class Timed(Protocol):
-    """A counter whose time the test moves."""
+class Timed:
+    """A counter whose time the test moves, and a fresh account on it."""
 
     counter: Counter
 
-    async def advance(self, ms: int) -> None: ...
+    def __init__(self) -> None:
+        self.account = secrets.token_hex(8)
+
+    async def advance(self, ms: int) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        await self.counter.close()
+
+    async def count(self, ask: Ask) -> Answer:
+        """Ask it of an account of this test's own."""
+        account = f"{self.account}-{ask.account}"
+        return await self.counter.ask(msgspec.structs.replace(ask, account=account))
 
 
-class TimedLocal:
+class TimedLocal(Timed):
     """The counter of one process on a manual clock."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.clock = ManualClock()
         self.counter = LocalCounter(self.clock, LEASE_MS)
 
     async def advance(self, ms: int) -> None:
         self.clock.advance(ms / 1000)
+
+
+class TimedRedis(Timed):
+    """The script of the product, reading its time from a key that the test sets."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.now_ms, self.set_ms = 1_800_000_000_000, 0
+        self.clock = Redis.from_url(url, protocol=2)
+        script = SCRIPT.replace("redis.call('TIME')", "redis.call('LRANGE', 'test-clock', 0, 1)")
+        assert script != SCRIPT
+        # Keys would be forgotten by the server's own clock, which stands still for the test.
+        script = script.replace("'PX', FORGOTTEN", "'PX', 3600000")
+        script = script.replace("'PEXPIRE', KEYS[i], lease", "'PEXPIRE', KEYS[i], 3600000")
+        self.counter = RedisCounter(url, lease_ms=LEASE_MS, script=script)
+
+    async def advance(self, ms: int) -> None:
+        self.now_ms += ms
+
+    async def count(self, ask: Ask) -> Answer:
+        await self._set()
+        return await super().count(ask)
+
+    async def close(self) -> None:
+        await super().close()
+        await self.clock.aclose()
+
+    async def _set(self) -> None:
+        if self.set_ms == self.now_ms:
+            return
+        self.set_ms = self.now_ms
+        seconds, ms = divmod(self.now_ms, 1000)
+        async with self.clock.pipeline(transaction=True) as pipe:
+            pipe.delete("test-clock")
+            pipe.rpush("test-clock", str(seconds), str(ms * 1000))
+            await pipe.execute()
 
 
 # A step of a schedule: what to ask, and how long to wait before.
@@ -114,13 +166,14 @@ def asked(step: tuple) -> Ask:
 
 async def agree(timed: Timed, schedule: list[tuple]) -> int:
     """Run ``schedule`` on the counter and on the reference; returns how many were refused."""
+    timed.account = secrets.token_hex(8)
     reference = Reference()
     refused = 0
     for step in schedule:
         reference.now += step[0]
         await timed.advance(step[0])
         ask = asked(step)
-        answer = await timed.counter.ask(ask)
+        answer = await timed.count(ask)
         passed, wait, resets = reference.ask(ask)
         assert (answer.refused < 0) == passed, (ask, answer)
         assert answer.wait_ms == wait, (ask, answer)

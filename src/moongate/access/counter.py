@@ -11,6 +11,7 @@ from moongate.core.rates import (
     ROOM_WAIT_MS,
     Answer,
     Ask,
+    Room,
     booked,
     drained,
     wait_ms,
@@ -70,6 +71,14 @@ class LocalCounter:
     def seed(self, account: str, name: str, owed: int) -> None:
         """From now on, so much is owed of one rate."""
         self._owed[account, name] = owed, self._now_ms()
+
+    def places(self) -> list[Ask]:
+        """Steps that would keep every place that is taken."""
+        return [
+            Ask(account, "keep", tuple(held), (), (Room(name, 0),))
+            for (account, name), held in self._rooms.items()
+            if held
+        ]
 
     def _drained(self, name: _Name, limit: int, now: int) -> int:
         owed, at_ms = self._owed.get(name, (0, now))
