@@ -107,7 +107,7 @@ async def test_the_clock_of_a_replica_does_not_matter(redis: RedisServer, accoun
     async with replicas(redis.url, 0, 3600, -3600) as three:
         asks = [
             await three[n % 3].ladder.ask(
-                take(str(n), Rate("k", 9, 1), rooms=ROOM, account=account)
+                take(str(n), rooms=ROOM, account=account)
             )
             for n in range(6)
         ]

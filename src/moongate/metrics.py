@@ -48,6 +48,11 @@ class Metrics:
             ["upstream", "kind"],
             registry=registry,
         )
+        self.rates_degraded = Gauge(
+            "moongate_rates_degraded",
+            "1 while rates are counted by this process alone for want of the shared counter",
+            registry=registry,
+        )
         self.running = Gauge("moongate_requests_running", "Requests in flight", registry=registry)
         self.drift = Gauge(
             "moongate_ledger_drift_nano_usd",

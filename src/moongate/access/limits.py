@@ -152,6 +152,10 @@ class Limits:
         self._empty.set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    async def start(self) -> None:
+        """Make the counter ready."""
+        await self._counter.start()
+
     async def idle(self, patience_s: float) -> bool:
         """Wait until nobody is inside; False when that took longer than ``patience_s``."""
         try:

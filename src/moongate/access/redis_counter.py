@@ -7,6 +7,7 @@ CounterGone, and whoever asked decides. Only ids, limits and counts are sent.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -44,7 +45,7 @@ class RedisCounter:
     ) -> None:
         try:
             self._redis = Redis.from_url(
-                url,
+                re.sub(r"^valkey", "redis", url),
                 protocol=2,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,

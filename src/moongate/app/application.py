@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from moongate import __version__
-from moongate.access.counter import LocalCounter
 from moongate.access.idempotency import Idempotency
 from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
-from moongate.access.limits import Limits
 from moongate.app.doors import LOOPBACK, Doors, reserve
 from moongate.app.parts import Announce, make_office, make_store, make_upstreams
+from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
 from moongate.app.words import callable_host, summary
 from moongate.app.words import price as price_words
@@ -102,7 +101,9 @@ class Application:
             keys=self.keys,
             catalog=self.catalog,
             idempotency=Idempotency(self.store, derive(pepper, "idempotency"), self.clock),
-            limits=Limits(LocalCounter(self.clock)),
+            limits=make_limits(
+                settings, self.store, self.book.owner, self.clock, self.log, self.metrics
+            ),
             book=self.book,
             health=self.health,
             upstreams=self.upstreams,
@@ -145,6 +146,7 @@ class Application:
     ) -> None:
         self.journal.open()
         await self.sweep.recover()
+        await self.gateway.limits.start()
         await self._seed_prices()
         self.home.publish_receipt_key(self.office.means.signer.public)
         local = await self.keys.ensure_local()

@@ -59,7 +59,7 @@ class Rates(Table, frozen=True, kw_only=True):
     """``[rates]``: where rates are counted."""
 
     redis_url: Annotated[
-        str, Meta(description="Redis or Valkey that shares rates between replicas", extra=LATER)
+        str, Meta(description="Redis or Valkey that shares rates between replicas")
     ] = ""
 
 

@@ -1,0 +1,41 @@
+"""Who counts rates: Redis where the settings name one, else this process alone."""
+
+from moongate.access.counter import LocalCounter
+from moongate.access.ladder import Ladder, Replicas
+from moongate.access.limits import Limits
+from moongate.core.errors import ConfigurationError
+from moongate.core.ports import Clock, Store
+from moongate.core.rates import Counter
+from moongate.log import Log
+from moongate.metrics import Metrics
+from moongate.settings import Settings
+
+
+def make_limits(
+    settings: Settings, store: Store, owner: str, clock: Clock, log: Log, metrics: Metrics
+) -> Limits:
+    """The gate over whoever counts, not started. Raises ConfigurationError."""
+    local = LocalCounter(clock)
+    shared = _shared(settings)
+    if shared is None:
+        return Limits(local)
+
+    def told(why: str | None) -> None:
+        metrics.rates_degraded.set(why is not None)
+        log.event("rates_shared" if why is None else "rates_degraded", kind=why)
+
+    return Limits(Ladder(shared, local, Replicas(store, owner, clock), told))
+
+
+def _shared(settings: Settings) -> Counter | None:
+    url = settings.rates.redis_url
+    if not url:
+        return None
+    try:
+        # An extra that only several processes need.
+        from moongate.access.redis_counter import RedisCounter  # noqa: PLC0415 - as said above
+    except ImportError:
+        raise ConfigurationError(
+            "rates.redis_url needs the package redis: pip install 'moongate[scale]'."
+        ) from None
+    return RedisCounter(url)
