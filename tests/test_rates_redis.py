@@ -106,9 +106,7 @@ async def test_concurrency_is_never_exceeded_by_replicas_that_race(
 async def test_the_clock_of_a_replica_does_not_matter(redis: RedisServer, account: str) -> None:
     async with replicas(redis.url, 0, 3600, -3600) as three:
         asks = [
-            await three[n % 3].ladder.ask(
-                take(str(n), rooms=ROOM, account=account)
-            )
+            await three[n % 3].ladder.ask(take(str(n), rooms=ROOM, account=account))
             for n in range(6)
         ]
         assert [answer.refused for answer in asks] == [-1, -1, 0, 0, 0, 0]
