@@ -20,7 +20,7 @@ class House:
         self.clock, self.store = ManualClock(), MemoryStore()
         self.keys = Keys(self.store, bytes(32), self.clock)
         self.other = Keys(self.store, bytes(32), self.clock)  # another process, with its own cache
-        self.invites = Invites(self.store, self.keys, bytes(32), self.clock)
+        self.invites = Invites(self.store, self.keys, self.clock)
 
     async def opens(self, secret: str, keys: Keys | None = None) -> bool:
         try:

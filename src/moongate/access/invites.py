@@ -4,14 +4,12 @@ Only a MAC of the code is kept, as of a key. The store uses a code up and insert
 commit, so of two who redeem it at once one gets a key. Unknown, used and late codes get one answer.
 """
 
-import hashlib
-import hmac
 from typing import Final
 
 import msgspec
 
 from moongate.access.codes import mint, well_formed
-from moongate.access.keys import Keys, derive
+from moongate.access.keys import Keys
 from moongate.core.errors import Refused
 from moongate.core.ids import new_id
 from moongate.core.ports import Clock, Store
@@ -21,11 +19,10 @@ PREFIX: Final = "mgi-"
 
 
 class Invites:
-    """The invitations of a store; ``keys`` mints what they make."""
+    """The invitations of a store; ``keys`` mints what they make, and their MACs."""
 
-    def __init__(self, store: Store, keys: Keys, pepper: bytes, clock: Clock) -> None:
+    def __init__(self, store: Store, keys: Keys, clock: Clock) -> None:
         self._store, self._keys, self._clock = store, keys, clock
-        self._secret = derive(pepper, "invite")
 
     def __repr__(self) -> str:
         return "Invites()"
@@ -38,7 +35,7 @@ class Invites:
         now_ms = self._clock.now_ms()
         code = mint(PREFIX)
         row = InviteRow(
-            new_id("inv_", now_ms), account, name, self._mac(code), now_ms, now_ms + lasts_ms
+            new_id("inv_", now_ms), account, name, self._keys.mac(code), now_ms, now_ms + lasts_ms
         )
         await self._store.invite_add(row)
         return row, code
@@ -51,10 +48,7 @@ class Invites:
         if not well_formed(code, PREFIX):
             raise Refused("invalid_invitation")
         key, secret = self._keys.minted("", "")
-        taken = await self._store.invite_take(self._mac(code), key, self._clock.now_ms())
+        taken = await self._store.invite_take(self._keys.mac(code), key, self._clock.now_ms())
         if taken is None:
             raise Refused("invalid_invitation")
         return msgspec.structs.replace(key, account=taken.account, name=taken.name), secret
-
-    def _mac(self, code: str) -> bytes:
-        return hmac.digest(self._secret, code.encode(), hashlib.sha256)

@@ -74,7 +74,7 @@ class Keys:
         return f"Keys({len(self._cache)} remembered)"
 
     def mac(self, secret: str) -> bytes:
-        """What the store keeps of a key (32 bytes)."""
+        """What the store keeps of a key, or of an invitation's code (32 bytes)."""
         return hmac.digest(self._secret, secret.encode(), hashlib.sha256)
 
     async def create(

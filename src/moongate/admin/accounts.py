@@ -1,10 +1,10 @@
-"""The operations on accounts: list, show, credit. A repeated credit changes nothing."""
+"""The operations on accounts: list, show, credit, limit. A repeated credit changes nothing."""
 
 from typing import Final
 
 from moongate.admin import shapes
 from moongate.admin.call import Answer, Call, Means, Operation, listed, wallet
-from moongate.admin.fields import Fields, account_id
+from moongate.admin.fields import RATES, Fields, account_id
 from moongate.core.errors import Refused
 from moongate.core.ids import new_id
 
@@ -46,8 +46,19 @@ async def credit(means: Means, call: Call) -> Answer:
     }
 
 
+async def limit(means: Means, call: Call) -> Answer:
+    """Other rates for an account, over all its keys; null or 0 takes one away."""
+    fields = Fields(call.body, RATES)
+    row = await means.store.account(account_id(call.id))
+    if row is None or row.kind != "wallet":
+        raise Refused("not_found", thing="account")
+    await means.store.account_quota(row.id, fields.quota(row.quota))
+    return await show(means, Call(row.id, {}, {}))
+
+
 OPERATIONS: Final = (
     Operation("GET", "/accounts", every),
     Operation("GET", "/accounts/{id}", show),
     Operation("POST", "/accounts/{id}/credit", credit),
+    Operation("POST", "/accounts/{id}/limit", limit),
 )

@@ -35,7 +35,8 @@ class Means(msgspec.Struct):
     ``offers`` tells the models on offer now; ``signer`` signs receipts.
     ``about`` tells of the server whose office this is, if there is one: ``pid``, ``version``,
     ``api`` (its address), ``configuration_from`` and ``configuration`` without secrets.
-    ``reprice`` gives it the price rows as they stand now.
+    ``reprice`` gives it the price rows as they stand now. ``address`` is where buyers reach it,
+    without a path.
     """
 
     store: Store
@@ -47,6 +48,7 @@ class Means(msgspec.Struct):
     operator: Operator = Operator()
     about: Callable[[], Answer] | None = None
     reprice: Callable[[Sequence[PriceRow]], None] | None = None
+    address: Callable[[], str] = lambda: ""
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -10,11 +10,14 @@ from typing import Any, Final, TypeVar
 
 from moongate.core.errors import Refused, safe_name
 from moongate.core.money import per_million_to_nanos, usd_to_nanos
+from moongate.core.rows import Quota
 
 Word = TypeVar("Word", bound=str)
 ACCOUNT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _CREDIT_NANOS_MAX: Final = 1_000_000 * 10**9
+RATES: Final = ("rpm", "tpm", "concurrency")
+_RATE_MAX: Final = 1_000_000_000
 _NAME_CHARS_MAX: Final = 80
 _LIST_MAX: Final = 100
 _PER_MILLION: Final = (
@@ -118,8 +121,30 @@ class Fields:
             raise Refused("invalid_value", "to", what="The span ends before it begins.")
         return from_ms, to_ms
 
-    def credit_nanos(self, name: str) -> int:
-        """An amount of dollars above zero, as text or a whole number, in nano-dollars."""
+    def whole(self, name: str, default: int, least: int, most: int) -> int:
+        """A whole number; ``default`` when absent."""
+        value = self._data.get(name)
+        if value is None:
+            return default
+        if type(value) is not int:
+            raise Refused("invalid_type", name, what="This field takes a whole number.")
+        if not least <= value <= most:
+            raise Refused("invalid_value", name, what=f"Use a number from {least} to {most}.")
+        return value
+
+    def quota(self, before: Quota) -> Quota:
+        """Rates: what is absent stays as ``before``, null or 0 takes a limit away."""
+        told = {name: self.whole(name, 0, 0, _RATE_MAX) or None for name in RATES}
+        return Quota(
+            **{name: told[name] if name in self._data else getattr(before, name) for name in RATES}
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether the field was given, null included."""
+        return name in self._data
+
+    def credit_nanos(self, name: str, *, least: int = 1) -> int:
+        """An amount of dollars, as text or a whole number, in nano-dollars from ``least`` on."""
         value = self._data.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
@@ -128,12 +153,13 @@ class Fields:
         try:
             nanos = usd_to_nanos(value)
         except ValueError:
-            nanos = 0
-        if not 0 < nanos <= _CREDIT_NANOS_MAX:
+            nanos = -1
+        if not least <= nanos <= _CREDIT_NANOS_MAX:
             raise Refused(
                 "invalid_value",
                 name,
-                what="Use dollars above 0 and up to 1000000, with at most nine decimals.",
+                what=f"Use dollars {'above' if least else 'from'} 0 and up to 1000000, "
+                "with at most nine decimals.",
             )
         return nanos
 
@@ -163,5 +189,16 @@ def account_id(value: str, name: str = "account") -> str:
             "invalid_value",
             name,
             what="An account is named with letters, digits, _, . and -, at most 64 of them.",
+        )
+    return value
+
+
+def project_id(value: str, name: str = "project") -> str:
+    """``value`` when it can be a project's name within its account."""
+    if not ACCOUNT.fullmatch(value):
+        raise Refused(
+            "invalid_value",
+            name,
+            what="A project is named with letters, digits, _, . and -, at most 64 of them.",
         )
     return value

@@ -8,13 +8,15 @@ an id of its caller's, so that a repeat changes nothing.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from moongate.admin import accounts, books, keys, offers, prices, receipts
+from moongate.admin import accounts, books, budgets, invites, keys, offers, prices, receipts
 from moongate.admin.call import Answer, Call, Means, Operation
 from moongate.core.errors import Refused
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *keys.OPERATIONS,
     *accounts.OPERATIONS,
+    *budgets.OPERATIONS,
+    *invites.OPERATIONS,
     *books.OPERATIONS,
     *offers.OPERATIONS,
     *prices.OPERATIONS,

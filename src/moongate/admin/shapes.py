@@ -10,7 +10,8 @@ from typing import Any
 from moongate.core.cards import Facts, Offer
 from moongate.core.money import Price, nanos_to_per_million, nanos_to_usd
 from moongate.core.ports import Probe, Upstream
-from moongate.core.rows import AccountRow, Finding, KeyRow, PriceRow
+from moongate.core.rows import AccountRow, BudgetRow, Finding, InviteRow, KeyRow, PriceRow, Quota
+from moongate.core.windows import window
 
 
 def money(name: str, nanos: int) -> dict[str, int | str]:
@@ -18,8 +19,13 @@ def money(name: str, nanos: int) -> dict[str, int | str]:
     return {f"{name}_nanos": nanos, f"{name}_usd": nanos_to_usd(nanos)}
 
 
+def quota(row: Quota) -> dict[str, int | None]:
+    """Rates; null where there is no limit."""
+    return {"rpm": row.rpm, "tpm": row.tpm, "concurrency": row.concurrency}
+
+
 def key(row: KeyRow, now_ms: int) -> dict[str, Any]:
-    """A key without its secret and without its MAC."""
+    """A key without its secrets and without their MACs."""
     if row.revoked_ms is not None:
         state = "revoked"
     elif row.expires_ms is not None and row.expires_ms <= now_ms:
@@ -31,15 +37,53 @@ def key(row: KeyRow, now_ms: int) -> dict[str, Any]:
         "object": "key",
         "name": row.name,
         "account": row.account,
+        "project": row.project,
         "last4": row.last4,
         "state": state,
         "admin": row.admin,
         "models": list(row.models),
         "policy": row.policy,
         "zero_retention": row.zero_retention,
+        **quota(row.quota),
         "created_ms": row.created_ms,
         "expires_ms": row.expires_ms,
         "revoked_ms": row.revoked_ms,
+        "old_secret_until_ms": row.old_until_ms if (row.old_until_ms or 0) > now_ms else None,
+    }
+
+
+def budget(row: BudgetRow, now_ms: int) -> dict[str, Any]:
+    """A budget and its present window; ``left`` is what new requests may still take."""
+    left = max(0, row.cap_nanos - row.spent_nanos - row.held_nanos)
+    return {
+        "id": row.id,
+        "object": "budget",
+        "account": row.account,
+        "scope": row.scope,
+        "subject": row.subject,
+        "per": row.per,
+        "window": window(row.per, now_ms),
+        **money("cap", row.cap_nanos),
+        **money("spent", row.spent_nanos),
+        **money("held", row.held_nanos),
+        **money("left", left),
+        "created_ms": row.created_ms,
+    }
+
+
+def invitation(row: InviteRow, now_ms: int) -> dict[str, Any]:
+    """An invitation without its code."""
+    late = row.expires_ms <= now_ms
+    return {
+        "id": row.id,
+        "object": "invitation",
+        "account": row.account,
+        "name": row.name,
+        "state": "used" if row.used_ms is not None else "expired" if late else "open",
+        "created_ms": row.created_ms,
+        "expires_ms": row.expires_ms,
+        "used_ms": row.used_ms,
+        "key": row.key,
     }
 
 
@@ -53,6 +97,7 @@ def account(row: AccountRow) -> dict[str, Any]:
         **money("held", row.held_nanos),
         **money("available", row.available_nanos),
         **money("credit_limit", row.credit_limit_nanos),
+        **quota(row.quota),
         "created_ms": row.created_ms,
     }
 

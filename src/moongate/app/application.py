@@ -13,7 +13,9 @@ from typing import Final
 from moongate import __version__
 from moongate.access.idempotency import Idempotency
 from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
+from moongate.app.buyers import buyer_handlers, make_alerts
 from moongate.app.doors import LOOPBACK, Doors, reserve
+from moongate.app.looking import look
 from moongate.app.parts import Announce, make_office, make_store, make_upstreams
 from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
@@ -158,7 +160,9 @@ class Application:
             metrics=self.metrics,
             body_bytes_max=self.settings.server.body_bytes_max,
             draining=lambda: self.draining,
-        ).table()
+        ).table() | buyer_handlers(
+            self.settings, self.store, self.keys, self.clock, self.log.event, self.catalog.offers
+        )
         server = self.settings.server
         # First the admin socket, so that commands work while a model is fetched or loaded.
         await self.doors.listen_admin(
@@ -176,8 +180,11 @@ class Application:
             asyncio.create_task(self.gateway.passage.pulse.run()),
             asyncio.create_task(self.gateway.limits.run()),
         ]
+        if alerts := make_alerts(self.settings, self.store, self.clock, self.log.event):
+            self._chores.append(asyncio.create_task(alerts.run()))
         self.announce({"event": "ready", **self._address(), "models": self._served()})
-        self._chores.append(asyncio.create_task(self._look_at_upstreams()))
+        looking = look(self.upstreams, self.settings.cards(), self._note)
+        self._chores.append(asyncio.create_task(looking))
 
     async def drain(self) -> None:
         """Stop listening, let running answers end within ``drain_s``, end the rest uncharged."""
@@ -259,21 +266,3 @@ class Application:
 
     def _note(self, text: str) -> None:
         self.announce({"event": "note", "text": text})
-
-    async def _look_at_upstreams(self) -> None:
-        """Probe every upstream once; say which does not answer or lacks the model asked of it."""
-        probes = await asyncio.gather(*(up.probe() for up in self.upstreams.values()))
-        found = dict(zip(self.upstreams, probes, strict=True))
-        for name, probe in found.items():
-            if not probe.ok:
-                self._note(f"Upstream {name} cannot be used now: {probe.detail}")
-        for card in self.settings.cards():
-            for target in card.targets:
-                models = found[target.upstream].models
-                named = self.upstreams[target.upstream].kind != "embedded"
-                if named and models is not None and target.model not in models:
-                    self._note(
-                        f"Upstream {target.upstream} does not list {target.model}: requests for "
-                        f"{card.id} will fail there. Point its target at a model that it lists, "
-                        "or serve the open weights with vLLM, SGLang or an OpenAI-compatible host."
-                    )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from moongate.access.keys import Keys, derive
 from moongate.admin import Means, Office, Operator
+from moongate.app.words import callable_host
 from moongate.core.errors import ConfigurationError
 from moongate.core.ports import Clock, Store, Upstream
 from moongate.home import Home
@@ -78,7 +79,12 @@ def make_office(
     about: Callable[[], dict[str, object]] | None = None,
 ) -> Office:
     """The operator's operations over these parts; ``about`` where a server runs."""
-    operator = settings.operator
+    operator, server = settings.operator, settings.server
+
+    def address() -> str:
+        api = about()["api"] if about else f"http://{callable_host(server.host)}:{server.port}"
+        return server.public_url.rstrip("/") or str(api).removesuffix("/v1")
+
     return Office(
         Means(
             store=store,
@@ -90,5 +96,6 @@ def make_office(
             operator=Operator(operator.name, operator.contact, operator.url),
             about=about,
             reprice=catalog.reprice,
+            address=address,
         )
     )

@@ -11,7 +11,9 @@ from moongate import __version__
 COMMANDS: Final = {
     "serve": "Run the API.",
     "doctor": "Check configuration, store, upstreams, engine and clock.",
-    "keys": "Create, list and revoke API keys.",
+    "keys": "Create, list, rotate, limit and revoke API keys.",
+    "accounts": "List, limit and invite accounts.",
+    "budgets": "Cap what keys, projects and accounts may spend.",
     "credit": "Top up or show a wallet.",
     "statement": "Show every charge by day, key and model.",
     "prices": "Show the dated price list, or add to it.",

@@ -1,4 +1,4 @@
-"""``moongate keys``: create, list, revoke."""
+"""``moongate keys``: create, list, rotate, limit, revoke."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from moongate.cli import options, screen
+from moongate.cli.budgets import PERIODS
 
 POLICIES = ("standard", "strict", "lenient")
 
 
 @click.group("keys", epilog="Example:  moongate keys create --name laptop")
 def command() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, rotate, limit and revoke API keys."""
 
 
 @command.command(epilog="Example:  moongate keys create --name ci --expires 2027-01-01")
@@ -24,6 +25,10 @@ def command() -> None:
     metavar="A",
     help="Account that pays; made when first named.",
 )
+@click.option("--project", metavar="P", help="Project within the account.")
+@click.option("--budget", metavar="USD", help="What it may spend.")
+@click.option("--per", type=click.Choice(PERIODS), help="In which span of time.  [default: month]")
+@options.rates
 @click.option("--expires", metavar="ISO", help="Last day, or the moment that it ends.")
 @click.option("--models", metavar="A,B", help="Only these models.")
 @click.option(
@@ -42,6 +47,12 @@ def create(
     *,
     name: str,
     account: str,
+    project: str | None,
+    budget: str | None,
+    per: str | None,
+    rpm: int | None,
+    tpm: int | None,
+    concurrency: int | None,
     expires: str | None,
     models: str | None,
     policy: str,
@@ -60,8 +71,15 @@ def create(
         "admin": admin,
         "models": [part.strip() for part in (models or "").split(",") if part.strip()],
     }
-    if expires:
-        body["expires"] = expires
+    body |= options.told(
+        project=project,
+        budget=None if budget is None else budget.removeprefix("$"),
+        per=per,
+        rpm=rpm,
+        tpm=tpm,
+        concurrency=concurrency,
+        expires=expires or None,
+    )
     desk = options.desk(home, config)
     made = desk.call("POST", "/keys", body=body)
     if as_json:
@@ -70,6 +88,8 @@ def create(
     click.echo(f"API key: {made['key']}")
     click.echo(f"Id:      {made['id']}")
     click.echo(f"Account: {made['account']}")
+    for cap in made["budgets"]:
+        click.echo(f"Budget:  {screen.usd(cap['cap_usd'])} per {cap['per']}")
     if made["expires_ms"] is not None:
         click.echo(f"Expires: {screen.minute(made['expires_ms'])} UTC")
     click.echo("It is shown once; only a hash of it is kept.", err=True)
@@ -95,12 +115,30 @@ def list_keys(
     if not found["data"]:
         click.echo("No keys yet. Make one: moongate keys create --name NAME", err=True)
         return
-    rows = [
-        (row["id"], row["name"], row["account"], row["last4"] and f"…{row['last4']}", _state(row))
-        for row in found["data"]
+    columns: list[tuple[str, screen.Justify]] = [
+        (name, "left") for name in ("Id", "Name", "Account", "Ends")
     ]
-    names = ("Id", "Name", "Account", "Ends", "State")
-    screen.show_table([(name, "left") for name in names], rows)
+    columns += [*options.RATE_COLUMNS, ("Budget", "left"), ("Last used", "left"), ("State", "left")]
+    screen.show_table(columns, [_line(row) for row in found["data"]])
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    account = row["account"] + (f"/{row['project']}" if row["project"] else "")
+    ends = row["last4"] and f"…{row['last4']}"
+    caps = [
+        f"{screen.usd(cap['spent_usd'])} of {screen.usd(cap['cap_usd'])} per {cap['per']}"
+        for cap in row["budgets"]
+    ]
+    return [
+        row["id"],
+        row["name"],
+        account,
+        ends,
+        *options.rate_cells(row),
+        "\n".join(caps) or "-",
+        screen.minute(row["last_used_ms"]),
+        _state(row),
+    ]
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -115,20 +153,74 @@ def _state(row: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
+@command.command(epilog="Example:  moongate keys rotate key_0199… --overlap 1")
+@click.argument("id")
+@click.option(
+    "--overlap",
+    type=click.IntRange(0),
+    metavar="HOURS",
+    help="How long the old secret works.  [default: 24]",
+)
+@options.as_json
+@options.place
+def rotate(
+    *, id: str, overlap: int | None, as_json: bool, home: Path | None, config: Path | None
+) -> None:
+    """Give a key another secret, shown once. Its id, budgets and spend stay."""
+    body = options.told(overlap_hours=overlap)
+    path = f"/keys/{options.key_id(id)}/rotate"
+    row = options.desk(home, config).call("POST", path, body=body)
+    if as_json:
+        screen.show_json(row)
+        return
+    click.echo(f"API key: {row['key']}")
+    click.echo("It is shown once; only a hash of it is kept.", err=True)
+    until = row["old_secret_until_ms"]
+    old = "has ended" if until is None else f"works until {screen.minute(until)} UTC"
+    click.echo(f"The secret before it {old}.", err=True)
+
+
+@command.command(epilog="Example:  moongate keys limit key_0199… --rpm 60 --tpm none")
+@click.argument("id")
+@options.rates
+@options.as_json
+@options.place
+def limit(
+    *,
+    id: str,
+    rpm: int | None,
+    tpm: int | None,
+    concurrency: int | None,
+    as_json: bool,
+    home: Path | None,
+    config: Path | None,
+) -> None:
+    """Change the rates of a key; "none" takes a limit away.
+
+    They hold within a second on every worker.
+    """
+    body = options.told(rpm=rpm, tpm=tpm, concurrency=concurrency)
+    if not body:
+        raise click.UsageError("Say which rate: --rpm, --tpm or --concurrency.")
+    path = f"/keys/{options.key_id(id)}/limit"
+    row = options.desk(home, config).call("POST", path, body=body)
+    if as_json:
+        screen.show_json(row)
+        return
+    screen.show_table(
+        [("Id", "left"), ("Name", "left"), *options.RATE_COLUMNS],
+        [(row["id"], row["name"], *options.rate_cells(row))],
+    )
+
+
 @command.command(epilog="Example:  moongate keys revoke key_0199…")
 @click.argument("id")
 @options.as_json
 @options.place
 def revoke(*, id: str, as_json: bool, home: Path | None, config: Path | None) -> None:
     """End a key at once. ID is the key's id, as `keys list` shows it."""
-    row = options.desk(home, config).call("POST", f"/keys/{_plain(id)}/revoke", body={})
+    row = options.desk(home, config).call("POST", f"/keys/{options.key_id(id)}/revoke", body={})
     if as_json:
         screen.show_json(row)
         return
     click.echo(f"{row['id']} ({row['name']}) is revoked.")
-
-
-def _plain(id: str) -> str:
-    if not id.replace("_", "").isalnum() or not id.isascii():
-        raise click.UsageError('A key\'s id looks like "key_…"; see: moongate keys list')
-    return id

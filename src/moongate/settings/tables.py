@@ -91,7 +91,7 @@ class Privacy(Table, frozen=True, kw_only=True):
 class Operator(Table, frozen=True, kw_only=True):
     """``[operator]``: who runs this."""
 
-    name: Annotated[str, Meta(description="who runs this", extra=LATER)] = ""
+    name: Annotated[str, Meta(description="who runs this")] = ""
     contact: Annotated[str, Meta(description="how to reach them", extra=LATER)] = ""
     url: Annotated[str, Meta(description="their page", extra=LATER)] = ""
 

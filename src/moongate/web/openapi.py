@@ -119,13 +119,16 @@ _ERROR: Final = {
 }
 
 
+_KINDS: Final = {"index": "text/plain", "metrics": "text/plain", "join_page": "text/html"}
+
+
 def _reference(name: str) -> dict[str, Any]:
     return {"schema": {"$ref": f"#/components/schemas/{name}"}}
 
 
 def _operation(route: Route) -> dict[str, Any]:
     """One operation: its credential, body, answers and policies."""
-    kind = "text/plain" if route.path in {"/", "/metrics"} else "application/json"
+    kind = _KINDS.get(route.handler, "application/json")
     ok: dict[str, Any] = {"description": "Done", "content": {kind: {}}}
     operation: dict[str, Any] = {
         "operationId": f"{route.handler}_{route.method.lower()}",

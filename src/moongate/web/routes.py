@@ -3,24 +3,28 @@
 A route without a complete policy stops the start. What is not in the table does not exist.
 """
 
+from collections.abc import Collection
 from typing import Final, Literal, get_args
 
 import msgspec
 
 from moongate.core.errors import ConfigurationError, Refused
 
-Auth = Literal["key", "admin", "public", "operator"]
+Auth = Literal["key", "admin", "public", "operator", "code", "signature"]
 """``key``: a bearer key. ``admin``: an admin key. ``public``: nobody is asked. ``operator``: as
-the setting ``server.metrics`` says. On the admin socket the file's mode is the credential."""
+the setting ``server.metrics`` says. ``code``: a one-time code in the body. ``signature``: the body
+is signed with a secret that the caller shares. The last two the handler judges, before anything
+else. On the admin socket the file's mode is the credential."""
 Money = Literal["hold", "free"]
 Limit = Literal["gate", "none"]
-Retention = Literal["nothing", "usage-row", "operator-rows"]
+Retention = Literal["nothing", "usage-row", "operator-rows", "key-row", "ledger-entries"]
 
 
 class Route(msgspec.Struct, frozen=True):
     """One route. ``path`` may end in ``{name}``, which takes the rest of the path.
 
-    ``handler`` names a method of the handlers. ``summary`` is what the reference says.
+    ``handler`` names a method of the handlers. ``summary`` is what the reference says. A route
+    that is ``optional`` exists only where its handler is given.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -31,6 +35,7 @@ class Route(msgspec.Struct, frozen=True):
     limit: Limit | None = None
     keeps: Retention | None = None
     summary: str = ""
+    optional: bool = False
 
     @property
     def prefix(self) -> str | None:
@@ -54,6 +59,24 @@ ROUTES: Final = (
     Route(
         "GET", "/v1/pricing", "pricing", "public", "free", "none", "nothing",
         "What bills: each model's price in force, those to come, and the official list beside it.",
+    ),
+    Route(
+        "POST", "/v1/topups", "topup", "key", "free", "none", "nothing",
+        "A hosted checkout that adds credit to the key's account; only where one is configured.",
+        optional=True,
+    ),
+    Route(
+        "POST", "/webhooks/stripe", "stripe_event", "signature", "free", "none", "ledger-entries",
+        "Stripe's signed events; only where topups.stripe_secret_env is set.",
+        optional=True,
+    ),
+    Route(
+        "GET", "/join", "join_page", "public", "free", "none", "nothing",
+        "The page of an invitation.",
+    ),
+    Route(
+        "POST", "/join", "join", "code", "free", "none", "key-row",
+        "Uses an invitation up and shows the key that it makes, once.",
     ),
     Route(
         "GET", "/healthz", "healthz", "public", "free", "none", "nothing",
@@ -103,10 +126,18 @@ def check(routes: tuple[Route, ...]) -> None:
 
 
 class Router:
-    """Finds the route of a method and raw path. Built once; raises for an incomplete table."""
+    """Finds the route of a method and raw path. Built once; raises for an incomplete table.
 
-    def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
+    ``handlers`` are the names of those that are there. A route that has none does not exist when
+    it is optional, and stops the start when it is not.
+    """
+
+    def __init__(
+        self, routes: tuple[Route, ...] = ROUTES, handlers: Collection[str] | None = None
+    ) -> None:
         check(routes)
+        if handlers is not None:
+            routes = tuple(route for route in routes if _handled(route, handlers))
         self._exact: dict[str, dict[str, Route]] = {}
         self._prefixed: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -128,6 +159,12 @@ class Router:
         if route is None:
             raise WrongMethod(tuple(found))
         return route, rest
+
+
+def _handled(route: Route, handlers: Collection[str]) -> bool:
+    if route.handler not in handlers and not route.optional:
+        raise ConfigurationError(f"The route {route.method} {route.path} has no handler.")
+    return route.handler in handlers
 
 
 class WrongMethod(Refused):

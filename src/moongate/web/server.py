@@ -30,6 +30,8 @@ _HEADERS_MAX: Final = 100
 _FIELD_MAX: Final = 8190
 HEAD_S: Final = 10.0
 _HEADER_WORDS: Final = ("Missing 'Host'", "Duplicate 'Host", "Duplicate 'host", "Invalid header")
+_JUDGED_LATER: Final = ("public", "code", "signature")
+"""Policies that ask for no key: nobody is asked, or the handler judges what the body carries."""
 _encode = msgspec.json.encode
 
 
@@ -67,7 +69,7 @@ class Door:
         metrics: Literal["loopback", "key", "off"] = "loopback",
         local: Principal | None = None,
     ) -> None:
-        self._router = Router()
+        self._router = Router(handlers=handlers)
         self._handlers, self._keys, self._clock, self._log = handlers, keys, clock, log
         self._hosts = frozenset(host.lower() for host in hosts)
         self._metrics = metrics
@@ -127,7 +129,7 @@ class Door:
             return
         if auth == "operator":
             auth = self._operator(hit)
-        if auth == "public" or hit.route.money == "hold":
+        if auth in _JUDGED_LATER or hit.route.money == "hold":
             return
         hit.principal = await self._keys.identify(hit.bearer())
         if auth == "admin" and not hit.principal.admin:
