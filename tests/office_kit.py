@@ -53,6 +53,7 @@ class Desk:
                 Operator("Moon & Co", "help@moon.example", "https://moon.example"),
                 about=lambda: {"pid": 7, "api": "http://127.0.0.1:1/v1", "configuration": {}},
                 reprice=self.catalog.reprice,
+                address=lambda: "https://api.example",
             )
         )
 
@@ -73,14 +74,16 @@ class Desk:
     async def post(self, path: str, **body: object):
         return (await self.office.dispatch("POST", f"/admin/v1{path}", {}, body))[1]
 
-    async def spend(self, id: str, key: str, usage: Usage, *, model: str = "kimi", outcome="done"):
+    async def spend(
+        self, id: str, key: str, usage: Usage, *, model="kimi", outcome="done", amount=10**7
+    ):
         """Hold, then settle ``usage`` at the price in force, as the ledger's book does."""
         price = self.catalog.price("kimi")
         assert price is not None
         due = charge(usage, price.price) if outcome == "done" else 0
         now_ms = self.clock.now_ms()
         hold = HoldRow(
-            id, key, "acme", model, 10**7, price.version, "me", 60, now_ms, legs=("acme",)
+            id, key, "acme", model, amount, price.version, "me", 60, now_ms, legs=("acme",)
         )
         assert isinstance(await self.store.hold(hold), HoldRow)
         row = UsageRow(

@@ -158,7 +158,7 @@ async def test_every_command_works_beside_the_server(tmp_path, say):
 
 async def test_the_doctor_and_ask_take_the_running_servers_word(tmp_path, say, monkeypatch):
     async with ScriptedServer(MOONS) as scripted, await served_with(tmp_path, scripted) as served:
-        served.app.office.about = lambda: {
+        served.app.office.means.about = lambda: {
             "pid": 4711,
             "version": "0",
             "api": served.url,

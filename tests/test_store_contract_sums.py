@@ -4,7 +4,7 @@ import random
 
 from moongate.core.money import Price, Usage, charge
 from moongate.core.ports import Store
-from moongate.core.rows import AccountRow, Outcome, PriceRow
+from moongate.core.rows import AccountRow, KeyRow, Outcome, PriceRow
 from moongate.core.store import Running
 from moongate.core.sums import DAY_MS, UsageSum, add_up
 from store_kit import KIMI, NOW_MS, a_hold, an_end, balance, furnish, held, the_time_is
@@ -44,6 +44,17 @@ async def a_history(store: Store, seed: int = 7, requests: int = 120) -> None:
         outcome = dice.choice(OUTCOMES)
         end = an_end(row, used, price=price, void=outcome in FREE, outcome=outcome, ended_ms=at_ms)
         assert await store.settle(end)
+
+
+async def test_when_each_key_was_last_used_is_told_for_the_keys_that_were(store: Store) -> None:
+    await a_history(store)
+    for id, account in (("key_1", "acme"), ("key_2", "moon"), ("key_3", "acme")):
+        await store.key_insert(KeyRow(id, account, "n", id.encode() * 8, "last", NOW_MS))
+    rows = await store.usage()
+    last = {key: max(row.ended_ms for row in rows if row.key == key) for key in ("key_1", "key_2")}
+    assert await store.last_used() == last
+    assert await store.last_used("acme") == {"key_1": last["key_1"]}
+    assert await store.last_used("nobody") == {}
 
 
 async def test_the_sums_are_those_of_the_rows_however_they_are_grouped(store: Store) -> None:

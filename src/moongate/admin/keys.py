@@ -78,7 +78,7 @@ def _model_ids(means: Means, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 async def every(means: Means, call: Call) -> Answer:
-    """Every key with its budgets, or the keys of ``account``."""
+    """Every key with its budgets and its last use, or the keys of ``account``."""
     account = Fields(call.query, ("account",)).text("account", "")
     now_ms = means.clock.now_ms()
     if account and await means.store.account(account_id(account)) is None:
@@ -88,7 +88,17 @@ async def every(means: Means, call: Call) -> Answer:
     for budget in await means.store.budgets(account or None, now_ms):
         if budget.scope == "key" and budget.subject in caps:
             caps[budget.subject].append(shapes.budget(budget, now_ms))
-    return listed([{**shapes.key(row, now_ms), "budgets": caps[row.id]} for row in rows])
+    used = await means.store.last_used(account or None)
+    return listed(
+        [
+            {
+                **shapes.key(row, now_ms),
+                "budgets": caps[row.id],
+                "last_used_ms": used.get(row.id),
+            }
+            for row in rows
+        ]
+    )
 
 
 async def rotate(means: Means, call: Call) -> Answer:

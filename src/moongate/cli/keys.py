@@ -115,34 +115,24 @@ def list_keys(
     if not found["data"]:
         click.echo("No keys yet. Make one: moongate keys create --name NAME", err=True)
         return
-    columns: list[tuple[str, screen.Justify]] = [
-        (name, "left") for name in ("Id", "Name", "Account", "Ends")
-    ]
-    columns += [*options.RATE_COLUMNS, ("Budget", "left"), ("Last used", "left"), ("State", "left")]
-    screen.show_table(columns, [_line(row) for row in found["data"]])
-
-
-def _line(row: dict[str, Any]) -> list[str]:
-    account = row["account"] + (f"/{row['project']}" if row["project"] else "")
-    ends = row["last4"] and f"…{row['last4']}"
-    caps = [
-        f"{screen.usd(cap['spent_usd'])} of {screen.usd(cap['cap_usd'])} per {cap['per']}"
-        for cap in row["budgets"]
-    ]
-    return [
-        row["id"],
-        row["name"],
-        account,
-        ends,
-        *options.rate_cells(row),
-        "\n".join(caps) or "-",
-        screen.minute(row["last_used_ms"]),
-        _state(row),
-    ]
+    names = ("Id", "Name", "Account", "Ends", "State")
+    screen.show_table(
+        [(name, "left") for name in names],
+        [
+            (
+                row["id"],
+                row["name"],
+                row["account"] + (row["project"] and f"/{row['project']}"),
+                row["last4"] and f"…{row['last4']}",
+                _state(row),
+            )
+            for row in found["data"]
+        ],
+    )
 
 
 def _state(row: dict[str, Any]) -> str:
-    """The key's state, and what is special about it."""
+    """The key's state, what is special about it, its rates and budgets, and its last use."""
     words = [str(row["state"])]
     if row["state"] == "active" and row["expires_ms"] is not None:
         words = [f"until {screen.day(row['expires_ms'] - 1)}"]
@@ -150,6 +140,12 @@ def _state(row: dict[str, Any]) -> str:
     words += [row["policy"]] if row["policy"] != POLICIES[0] else []
     words += ["zero retention"] if row["zero_retention"] else []
     words += [f"only {', '.join(row['models'])}"] if row["models"] else []
+    words += options.rate_words(row)
+    words += [
+        f"{screen.usd(cap['spent_usd'])} of {screen.usd(cap['cap_usd'])} per {cap['per']}"
+        for cap in row["budgets"]
+    ]
+    words += [f"used {screen.day(row['last_used_ms'])}"] if row["last_used_ms"] else []
     return ", ".join(words)
 
 

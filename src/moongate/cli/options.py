@@ -51,6 +51,12 @@ def rate_cells(row: dict[str, Any]) -> list[str]:
     return ["-" if count is None else f"{count:,}" for count in counts]
 
 
+def rate_words(row: dict[str, Any]) -> list[str]:
+    """The rates of a key or an account in words."""
+    units = {"rpm": "requests/min", "tpm": "tokens/min", "concurrency": "at once"}
+    return [f"{row[name]:,} {unit}" for name, unit in units.items() if row[name] is not None]
+
+
 def told(**values: Any) -> dict[str, Any]:
     """The values that were given."""
     return {name: value for name, value in values.items() if value is not None}

@@ -257,6 +257,9 @@ class Store(Protocol):
     async def usage_row(self, hold: str) -> UsageRow | None:
         """How one request ended; ``None`` while it is open or unknown."""
 
+    async def last_used(self, account: str | None = None) -> dict[str, int]:
+        """When each key's last request ended; keys that were never used are left out."""
+
     async def entries(self, account: str | None = None, tx: str | None = None) -> list[EntryRow]:
         """Movements, oldest first."""
 

@@ -85,6 +85,14 @@ class MemoryStore(MemoryMoney, MemoryOffice):
     ) -> list[UsageSum]:
         return add_up(await self.usage(account, from_ms, to_ms), days=days, keys=keys)
 
+    async def last_used(self, account: str | None = None) -> dict[str, int]:
+        rows = [row for row in await self.usage() if row.key in self.tables.keys]
+        return {
+            row.key: row.ended_ms
+            for row in rows
+            if account in {None, self.tables.keys[row.key].account}
+        }
+
     async def usage_row(self, hold: str) -> UsageRow | None:
         await self._turn()
         return self.tables.usage.get(hold)

@@ -153,6 +153,9 @@ class SqliteStore(SqliteRegistry):
             found = await self._apart(lambda db: run(db, "usage_sums_of_account", **values))
         return [UsageSum(*figures) for figures in found]
 
+    async def last_used(self, account: str | None = None) -> dict[str, int]:
+        return dict(await self._look("last_used", account=account))
+
     async def usage_row(self, hold: str) -> UsageRow | None:
         found = await self._look("usage_row", hold=hold)
         return mapping.usage_row(found[0]) if found else None
