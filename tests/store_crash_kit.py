@@ -1,11 +1,12 @@
 """Kills processes that hold and settle, and looks at what they left: run as a program.
 
-``store_crash_kit.py FOLDER KILLS SEED`` forks a child that books under load and says on a pipe
-what was acknowledged to it, kills it with SIGKILL at a random moment, opens the store and checks
-the invariants, every acknowledgement, and that what was open can be given back.
-``store_crash_kit.py FOLDER steps SEED`` instead ends a child of its own accord before each
-statement and each write, one child a step, until one comes through. It prints one JSON object. A
-program of its own, because a fork wants a process with one thread.
+``store_crash_kit.py kills PLACE COUNT SEED`` forks a child that books under load (budgets, slices,
+renewals, Idempotency-Keys) and says on a pipe what was acknowledged to it, kills it with SIGKILL at
+a random moment, opens the store and checks the invariants, every acknowledgement, and that what
+was open can be given back. Only kills that met an open hold are counted.
+``store_crash_kit.py steps PLACE COUNT`` ends the child at each statement and each write of every
+move, of COUNT at a time. Both print one JSON object. A program of its own, because a fork wants a
+process with one thread. PLACE is a folder.
 """
 
 import asyncio
@@ -13,102 +14,153 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Final
 
+import apsw
+
+from moongate.core.errors import Refused
 from moongate.core.money import Usage
 from moongate.core.ports import SystemClock
-from moongate.core.rows import BudgetRow, PriceRow
-from moongate.ledger.book import Book, Payer, Told
-from moongate.ledger.slices import Terms
+from moongate.core.rows import BudgetRow, UsageRow
+from moongate.core.store import Idem, Store
+from moongate.ledger.book import Book, Held, Payer, Told
+from moongate.ledger.slices import Slices, Terms
 from moongate.ledger.sweep import Sweep
 from moongate.store.sqlite import SqliteStore
-from store_kit import Disk, balance, furnish, opened
+from store_kit import Disk, furnish, opened
 
-TASKS, ROUNDS_A_FILE, START = 32, 25, 10**12
-ACCOUNTS = ("acme", "bert", "cleo")
-STOPPED = 9  # the exit code of a child that ended at its step
+TASKS, ROUNDS_A_FILE, START = 24, 20, 10**12
+ACCOUNTS: Final = ("acme", "bert", "cleo")
+SLICES: Final = Slices(first=20, step=30, low=5)
+TIGHT_NANOS: Final = 2_000_000
+CLIENT_KEYS: Final = 400
+FAULTS: Final = (
+    "findings", "holds_lost", "slices_lost", "settles_lost", "charged_twice", "over_budget",
+    "recovery_wrong", "held_after",
+)  # fmt: skip
+FOREVER_MS: Final = 4 * 10**12
+
+Work = Callable[[int], Awaitable[None]]
 
 
-async def _prepare(file: Path) -> None:
-    async with opened(SqliteStore(file)) as store:
+def store_at(place: str) -> Store:
+    """The store at a place: a SQLite file."""
+    return SqliteStore(place)
+
+
+def quiet(_name: str, /, **_fields: object) -> None:
+    """A report that nobody reads."""
+
+
+def budgets() -> list[BudgetRow]:
+    """The budgets of every file: one that runs out, and one of each scope that does not."""
+    rows = [
+        ("key", "acme", "tight", "life", TIGHT_NANOS),
+        ("key", "bert", "k", "day", START),
+        ("project", "cleo", "cleo/web", "week", START),
+        ("account", "acme", "acme", "life", START),
+    ]
+    return [
+        BudgetRow(f"b{n}", account, scope, subject, per, cap, 1)
+        for n, (scope, account, subject, per, cap) in enumerate(rows)
+    ]
+
+
+async def prepare(place: str) -> None:
+    """Three wallets, a price and the budgets."""
+    async with opened(store_at(place)) as store:
         for account in ACCOUNTS:
             await furnish(store, START, account)
-        await store.budget_set(BudgetRow("cap", "acme", "account", "acme", "day", START, 1))
+        for row in budgets():
+            await store.budget_set(row)
 
 
-async def _load(
-    store: SqliteStore, name: str, rng: random.Random, out: int, tasks: int, rounds: int
-) -> None:
-    """Hold, extend, work for a moment, settle or void; each acknowledgement is one line."""
-    clock = SystemClock()
-    book = Book(store, clock, name)
-    await Sweep(store, book, clock, lambda _name, **_: None).recover()
-    price: PriceRow = (await store.prices())[0]
+class Client:
+    """Visits of one process, and the pipe on which it says what was acknowledged."""
 
-    async def visits(task: int) -> None:
-        for n in range(rounds):
-            id, told = f"{name}-{task}-{n}", Told("scripted", clock.now_ms())
-            hold = await book.hold(
-                id=id, payer=Payer("k", rng.choice(ACCOUNTS)), model="kimi-k2.5", price=price,
-                terms=Terms.of(price.price, rng.choice((40, 400)), 9_000),
-            )  # fmt: skip
-            os.write(out, f"H {id} 0\n".encode())
-            await asyncio.sleep(rng.random() * 0.01)
-            if rng.random() < 0.3:
-                assert await book.extend(hold) > 0
-            usage = Usage(rng.randrange(50), rng.randrange(50), rng.randrange(50))
-            if rng.random() < 0.2:
-                await book.void(hold, "upstream_error", usage, told)
-                os.write(out, f"V {id} 0\n".encode())
-            else:
-                bill = await book.settle(hold, "done", usage, told)
-                os.write(out, f"S {id} {bill.cost_nanos}\n".encode())
+    def __init__(self, store: Store, name: str, rng: random.Random, out: int) -> None:
+        clock = SystemClock()
+        self.store, self.name, self.rng, self.out = store, name, rng, out
+        self.book = Book(store, clock, name, SLICES)
+        self.sweep = Sweep(store, self.book, clock, quiet)
 
-    await asyncio.gather(*(visits(task) for task in range(tasks)))
+    def say(self, what: str, held: Held, nanos: int, number: int = 0) -> None:
+        os.write(self.out, f"{what} {held.row.id} {nanos} {number}\n".encode())
+
+    async def hold(self, id: str, number: int) -> Held:
+        """A hold that a client asks for under its own key, which others use too."""
+        rng = self.rng
+        account, keyed = rng.choice(ACCOUNTS), rng.random() < 0.7
+        mark = number.to_bytes(32, "big")
+        (price, *_) = await self.store.prices()
+        return await self.book.hold(
+            id=f"{id}+{account}{number}" if keyed else id,
+            payer=Payer(
+                rng.choice(("k", "tight")) if account == "acme" else "k",
+                account,
+                "web" if account == "cleo" else "",
+            ),
+            model="kimi-k2.5",
+            price=price,
+            terms=Terms.of(price.price, rng.randrange(200), rng.choice((10, 60, 500))),
+            idem=Idem(account, ((mark, mark),), FOREVER_MS) if keyed else None,
+        )
+
+    async def visit(self, id: str) -> None:
+        """Hold, extend, settle or void; each acknowledgement is one line."""
+        rng = self.rng
+        try:
+            held = await self.hold(id, rng.randrange(CLIENT_KEYS))
+        except Refused:
+            await asyncio.sleep(0.001)
+            return
+        self.say("H", held, held.row.amount_nanos)
+        usage = Usage(rng.randrange(50), rng.randrange(50), 0)
+        while held.terms.next(held.row.amount_nanos, SLICES) > 0 and rng.random() < 0.7:
+            usage = Usage(usage.input, usage.cache_read, held.cover)
+            held.used = lambda usage=usage: usage
+            await self.book.extend(held)
+            self.say("E", held, held.row.amount_nanos, held.row.slice_no)
+            await asyncio.sleep(rng.random() * 0.003)
+        told = Told("scripted", 1)
+        if rng.random() < 0.2:
+            await self.book.void(held, "upstream_error", usage, told)
+            self.say("V", held, 0)
+        else:
+            bill = await self.book.settle(held, "done", usage, told)
+            self.say("S", held, bill.cost_nanos)
+
+    async def load(self) -> None:
+        """Visits in many tasks and renewals beside them, for ever."""
+
+        async def visits(task: int) -> None:
+            for n in range(10**9):
+                await self.visit(f"{self.name}-{task}-{n}")
+
+        async def renewals() -> None:
+            while True:
+                await asyncio.sleep(0.004)
+                await self.sweep.renew()
+
+        await asyncio.gather(renewals(), *(visits(task) for task in range(TASKS)))
 
 
-async def _load_for_ever(file: Path, name: str, rng: random.Random, out: int) -> None:
-    store = SqliteStore(file)
-    await store.open()
-    await _load(store, name, rng, out, TASKS, 10**9)
-
-
-async def _load_until(file: Path, name: str, rng: random.Random, out: int, *, step: int) -> None:
-    """One round of a few, ended before statement or write ``step`` of the writer."""
-    left = step
-
-    def count(*_: object) -> bool:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            os._exit(STOPPED)
-        return True
-
-    disk = Disk("moongate-steps")
-    store = SqliteStore(file, vfs=disk.name)
-    await store.open()
-    if file.stem == "statements":
-        await store._move(lambda db: setattr(db, "exec_trace", count))
-    else:
-        disk.meet = lambda trouble: count() and None
-    await _load(store, name, rng, out, 8, 1)
-    os._exit(0)
-
-
-def _fork(work: Callable[[int], Coroutine[Any, Any, None]]) -> tuple[int, int]:
-    """A child that does ``work`` with the writing end of a pipe: its id, and the reading end."""
+def fork(work: Callable[[int], Awaitable[None]]) -> tuple[int, int]:
+    """Run ``work`` with the end of a pipe in a forked child; its id and the pipe's other end."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(ours)
             asyncio.run(work(theirs))
+            os._exit(0)
         except BaseException as error:  # noqa: BLE001 - a forked child must not go on as its parent
             os.write(2, f"child: {error!r}\n".encode())
         finally:
@@ -117,92 +169,178 @@ def _fork(work: Callable[[int], Coroutine[Any, Any, None]]) -> tuple[int, int]:
     return pid, ours
 
 
-def _end(pid: int, pipe: int) -> tuple[list[str], int]:
-    """What a child said in whole lines, and how it ended."""
-    with os.fdopen(pipe, "rb") as out:
-        said = out.read()
-    _, status = os.waitpid(pid, 0)
-    return said.decode().split("\n")[:-1], status
+def ended(pid: int, ours: int) -> tuple[list[str], int]:
+    """What the child said in whole lines, and how it ended."""
+    with os.fdopen(ours, "rb") as pipe:
+        said = pipe.read()
+    return said.decode().split("\n")[:-1], os.waitpid(pid, 0)[1]
 
 
-def _kill_one(file: Path, name: str, rng: random.Random) -> list[str]:
+def kill_one(place: str, name: str, rng: random.Random) -> list[str]:
     """Start a child, kill it, and return the acknowledgements that came out of it whole."""
-    pid, pipe = _fork(lambda out: _load_for_ever(file, name, rng, out))
-    if rng.random() < 0.9:
-        select.select([pipe], [], [], 10)  # the first acknowledgement
+
+    async def work(out: int) -> None:
+        store = store_at(place)
+        await store.open()
+        client = Client(store, name, random.Random(seed), out)
+        await client.sweep.recover()
+        await client.load()
+
+    seed = rng.random()
+    pid, ours = fork(work)
+    if rng.random() < 0.95:
+        select.select([ours], [], [], 10)  # the first acknowledgement
         time.sleep(rng.random() * 0.02)
     else:
         time.sleep(rng.random() * 0.06)  # perhaps while it opens the store
     os.kill(pid, signal.SIGKILL)
-    said, status = _end(pid, pipe)
+    said, status = ended(pid, ours)
     assert os.WIFSIGNALED(status), "the child ended by itself"
     return said
 
 
-async def _look(file: Path, name: str, said: list[str], total: dict[str, int]) -> None:
-    async with opened(SqliteStore(file)) as store:
+async def look(place: str, name: str, said: list[str], total: Counter[str]) -> bool:
+    """Check what the dead left; whether a hold was open."""
+    async with opened(store_at(place)) as store:
         total["findings"] += len(await store.audit())
-        still_open = {row.id for row in await store.open_holds()}
-        used = {row.hold: row for row in await store.usage() if row.hold.startswith(name)}
+        still_open = {row.id: row for row in await store.open_holds()}
+        rows = await store.usage()
+        used = {row.hold: row for row in rows}
         for line in said:
-            kind, id, nanos = line.split()
-            if kind == "H":
-                total["holds_acknowledged"] += 1
-                total["holds_lost"] += id not in still_open and id not in used
+            what, id, nanos, number = line.split()
+            row, hold = used.get(id), still_open.get(id)
+            if what in "HE":
+                total["holds_acknowledged" if what == "H" else "slices_acknowledged"] += 1
+                total["holds_lost"] += hold is None and row is None
+                if hold is not None:
+                    total["slices_lost"] += (hold.amount_nanos, hold.slice_no) < (
+                        int(nanos), int(number),
+                    )  # fmt: skip
                 continue
-            row = used.get(id)
             total["settles_acknowledged"] += 1
             total["settles_lost"] += row is None or row.charge_nanos != int(nanos)
-        total["kills_with_open_holds"] += bool(still_open)
+        total["charged_twice"] += twice(rows)
+        total["over_budget"] += await over_budget(store, rows)
         total["holds_recovered"] += len(still_open)
         clock = SystemClock()
-        sweep = Sweep(store, Book(store, clock, "looker"), clock, lambda _name, **_: None)
+        sweep = Sweep(store, Book(store, clock, f"after-{name}"), clock, quiet)
         total["recovery_wrong"] += await sweep.recover() != len(still_open)
-        for account in ACCOUNTS:
-            total["held_after"] += (await balance(store, account))[1]
+        total["held_after"] += sum(row.held_nanos != 0 for row in await store.accounts())
         total["findings"] += len(await store.audit())
+    return bool(still_open)
 
 
-COUNTED = (
-    "kills", "kills_with_open_holds", "holds_acknowledged", "settles_acknowledged",
-    "holds_recovered", "findings", "holds_lost", "settles_lost", "recovery_wrong", "held_after",
-)  # fmt: skip
+def twice(rows: list[UsageRow]) -> int:
+    """Charges beyond the first under one client's key, which is the end of a hold's id."""
+    done = Counter(row.hold.partition("+")[2] for row in rows if row.charge_nanos)
+    return sum(count - 1 for key, count in done.items() if key)
 
 
-def main(folder: Path, kills: int, seed: int) -> dict[str, int]:
-    """Kill ``kills`` children; returns what was counted."""
+async def over_budget(store: Store, rows: list[UsageRow]) -> int:
+    """Budgets for all time that count something else than their charges, or more than the cap."""
+    wrong = 0
+    for budget in await store.budgets(None, FOREVER_MS):
+        if budget.per == "life":
+            name = "key" if budget.scope == "key" else "account"
+            spent = sum(row.charge_nanos for row in rows if getattr(row, name) == budget.subject)
+            wrong += budget.spent_nanos != spent or spent > budget.cap_nanos
+    return wrong
+
+
+def kills(folder: Path, count: int, seed: int) -> Counter[str]:
+    """Kill children until ``count`` of them had a hold open; returns what was counted."""
     rng = random.Random(seed)
-    total = dict.fromkeys(COUNTED, 0)
-    for n in range(kills):
-        file = folder / f"crash-{n // ROUNDS_A_FILE}.db"
-        if not file.exists():
-            asyncio.run(_prepare(file))
-        name = f"p{n}"
-        said = _kill_one(file, name, random.Random(rng.random()))
-        asyncio.run(_look(file, f"{name}-", said, total))
+    total = Counter(dict.fromkeys(FAULTS, 0))
+    while total["met"] < count:
+        place = str(folder / f"crash-{total['kills'] // ROUNDS_A_FILE}.db")
+        if total["kills"] % ROUNDS_A_FILE == 0:
+            asyncio.run(prepare(place))
+        name = f"p{total['kills']}"
+        said = kill_one(place, name, rng)
+        total["met"] += asyncio.run(look(place, name, said, total))
         total["kills"] += 1
     return total
 
 
-def steps(folder: Path, seed: int) -> dict[str, int]:
-    """End a child before each step of one round of bookings; returns what was counted."""
-    total = dict.fromkeys((*COUNTED, "statements", "writes"), 0)
-    for kind in ("statements", "writes"):
-        file = folder / f"{kind}.db"
-        asyncio.run(_prepare(file))
-        for n in range(10**6):
-            name, rng = f"{kind}{n}", random.Random(seed)
-            pid, pipe = _fork(partial(_load_until, file, name, rng, step=n))
-            said, status = _end(pid, pipe)
-            asyncio.run(_look(file, f"{name}-", said, total))
-            if os.waitstatus_to_exitcode(status) == 0:
-                break
-            assert os.waitstatus_to_exitcode(status) == STOPPED
-            total["kills"] += 1
-            total[kind] += 1
-    return total
+class Steps:
+    """Counts what the writing connection does, and ends the process before number ``last``."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.seen, self.armed = last, 0, False
+
+    def __call__(self) -> None:
+        if self.armed:
+            self.seen += 1
+            if self.seen == self.last:
+                os._exit(9)
+
+
+def stepped(steps: Steps) -> Disk:
+    """Have every statement of a store opened from now on counted, and every write of its disk."""
+    from moongate.store import desk
+    from moongate.store.opening import connect
+
+    class StepDisk(Disk):
+        def meet(self, trouble: object) -> None:
+            steps()
+
+    def traced(path: Path, vfs: str | None, *, reading: bool) -> apsw.Connection:
+        db = connect(path, vfs, reading=reading)
+        if not reading:
+            db.exec_trace = lambda *_: steps() or True
+        return db
+
+    desk.connect = traced  # type: ignore[assignment]  # the same, watched
+    return StepDisk("moongate-steps")
+
+
+async def one_of_each(client: Client, n: int) -> None:
+    """Every move once, each acknowledged: hold, extend, renew, settle, void, credit, expire."""
+    held = await client.hold(f"s{n}", n)
+    client.say("H", held, held.row.amount_nanos)
+    held.used = lambda: Usage(3, 0, 9)
+    await client.book.extend(held)
+    client.say("E", held, held.row.amount_nanos, held.row.slice_no)
+    await client.sweep.renew()
+    bill = await client.book.settle(held, "done", Usage(3, 2, 500), Told("scripted", 1))
+    client.say("S", held, bill.cost_nanos)
+    held = await client.hold(f"v{n}", 10 + n)
+    client.say("H", held, held.row.amount_nanos)
+    await client.book.void(held, "upstream_error", Usage(3, 2, 1), Told("scripted", 1))
+    client.say("V", held, 0)
+    await client.store.credit("acme", 5, "topup", f"again-{n}", 1)
+    held = await client.hold(f"x{n}", 20 + n)
+    client.say("H", held, held.row.amount_nanos)
+    await client.store.expire(FOREVER_MS, 0)
+
+
+def steps(folder: Path, together: int) -> Counter[str]:
+    """End a child at each step of every move, of so many at once; returns what was counted."""
+    total = Counter(dict.fromkeys(FAULTS, 0))
+    fresh = folder / "fresh.db"
+    asyncio.run(prepare(str(fresh)))
+    while True:
+        counter = Steps(total["steps"] + 1)
+        place = str(shutil.copy(fresh, folder / f"step-{counter.last}.db"))
+
+        async def work(out: int, counter: Steps = counter, place: str = place) -> None:
+            disk = stepped(counter)
+            store = SqliteStore(place, vfs=disk.name)
+            await store.open()
+            client = Client(store, "p", random.Random(3), out)
+            counter.armed = True
+            await asyncio.gather(*(one_of_each(client, n) for n in range(together)))
+
+        said, status = ended(*fork(work))
+        total["met"] += asyncio.run(look(place, "p", said, total))
+        if os.waitstatus_to_exitcode(status) == 0:
+            assert counter.seen < counter.last
+            return total
+        assert os.waitstatus_to_exitcode(status) == 9, "the child ended by itself"
+        total["steps"] += 1
 
 
 if __name__ == "__main__":
-    place, what, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    print(json.dumps(steps(place, seed) if what == "steps" else main(place, int(what), seed)))
+    what, place, *numbers = sys.argv[1:]
+    work = kills if what == "kills" else steps
+    print(json.dumps(work(Path(place), *map(int, numbers))))
