@@ -1,5 +1,6 @@
 """A whole Moongate in the test's own loop, over real sockets on free loopback ports."""
 
+import asyncio
 import contextlib
 import io
 from collections.abc import AsyncIterator, Mapping
@@ -56,6 +57,25 @@ class Served:
         row = await self.app.store.account(account)
         assert row is not None
         return row.posted_nanos, row.held_nanos
+
+    async def quiet(self) -> None:
+        """Wait until no hold is open."""
+        async with asyncio.timeout(30):
+            while await self.app.store.open_holds():
+                await asyncio.sleep(0.01)
+
+    async def rows(self, count: int) -> list[UsageRow]:
+        """The usage rows, as soon as there are so many."""
+        async with asyncio.timeout(30):
+            while len(rows := await self.usage()) < count:
+                await asyncio.sleep(0.005)
+        return rows
+
+    async def leave_in_wallet(self, nanos: int) -> None:
+        """Take money out until ``nanos`` are left."""
+        posted, _ = await self.wallet()
+        tx = f"out-{posted}-{nanos}"
+        assert await self.app.store.credit("default", nanos - posted, "refund", tx, 1)
 
     async def sound(self) -> None:
         assert await self.app.store.audit() == []

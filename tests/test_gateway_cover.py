@@ -28,12 +28,6 @@ def config(scripted: ScriptedServer) -> str:
     return SMALL.format(kind="moonshot", base_url=scripted.base_url)
 
 
-async def leave_in_wallet(served: Served, nanos: int) -> None:
-    """Take money out until ``nanos`` are left."""
-    posted, _ = await served.wallet()
-    assert await served.app.store.credit("default", nanos - posted, "refund", f"out-{nanos}", 1)
-
-
 async def limited(served: Served, quota: Quota) -> None:
     """Give the key of the test these rates."""
     (key,) = [row for row in await served.app.store.keys() if row.name == "first"]
@@ -83,7 +77,7 @@ async def test_a_wallet_that_runs_dry_ends_the_answer_with_length(
         serve(tmp_path, config(scripted), store=MemoryStore()) as served,
     ):
         prompt = await prompt_nanos(served)
-        await leave_in_wallet(served, prompt + 75 * 2_000 + 999)
+        await served.leave_in_wallet(prompt + 75 * 2_000 + 999)
         reply = await served.post(
             ask(stream=stream, max_completion_tokens=1_000,
                 **({"stream_options": {"include_usage": True}} if stream else {}))
@@ -124,7 +118,7 @@ async def test_a_small_wallet_carries_a_hundred_requests_at_once(tmp_path: Path)
             store=MemoryStore(),
         ) as served,
     ):
-        await leave_in_wallet(served, 2_000_000_000)
+        await served.leave_in_wallet(2_000_000_000)
         await limited(served, Quota(concurrency=200))
         # 10,000 tokens of prompt by the bound that counts bytes.
         body = ask("x" * 9_900, stream=True, max_completion_tokens=262_144)

@@ -49,27 +49,27 @@ async def test_bytes_in_flight_are_bounded_and_given_back_in_the_end() -> None:
         lease.bytes(100)
 
 
-async def test_the_fifty_first_answer_of_a_key_waits_and_another_keys_does_not() -> None:
+async def test_the_answer_beyond_a_hundred_of_a_key_waits_and_another_keys_does_not() -> None:
     _, limits = gate()
-    leases = [Lease(limits, who()) for _ in range(51)]
-    for number, lease in enumerate(leases[:50]):
+    leases = [Lease(limits, who()) for _ in range(101)]
+    for number, lease in enumerate(leases[:100]):
         await lease.admit(f"req_{number}", 0)
     with pytest.raises(Refused) as caught:
-        await leases[50].admit("req_50", 0)
+        await leases[100].admit("req_100", 0)
     assert caught.value.status == 429
     assert caught.value.message == "Rate limit reached for concurrent requests."
-    await Lease(limits, who("key_2")).admit("req_51", 0)
+    await Lease(limits, who("key_2")).admit("req_101", 0)
     await leases[0].close()
-    await leases[50].admit("req_50", 0)
+    await leases[100].admit("req_100", 0)
 
 
-async def test_a_key_may_have_more_places_than_fifty_and_its_account_bounds_them() -> None:
+async def test_a_key_may_have_more_places_than_others_and_its_account_bounds_them() -> None:
     _, limits = gate()
-    principal = who(quota=Quota(concurrency=100), account=Quota(concurrency=60))
-    for number in range(60):
+    principal = who(quota=Quota(concurrency=200), account=Quota(concurrency=160))
+    for number in range(160):
         await Lease(limits, principal).admit(f"req_{number}", 0)
     with pytest.raises(Refused, match="rate_limit_exceeded"):
-        await Lease(limits, principal).admit("req_60", 0)
+        await Lease(limits, principal).admit("req_160", 0)
 
 
 async def test_a_visit_that_breaks_off_gives_its_place_back_and_keeps_its_debit() -> None:

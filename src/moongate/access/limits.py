@@ -31,8 +31,12 @@ REQUESTS_MAX: Final = 2_000
 """Requests in flight in one process; more are told to come back."""
 BYTES_MAX: Final = 512 * 1024 * 1024
 """Bytes of the requests in flight in one process."""
-CONCURRENCY: Final = 50
-"""Answers at once of a key that has no figure of its own."""
+CONCURRENCY: Final = 100
+"""Answers at once of a key that has no figure of its own.
+
+Above what a client asks at once who tries how far a small wallet goes: that one is to hear of money
+(402), not of a rate.
+"""
 
 _DIMENSIONS: Final = {
     "requests": "requests per minute",
