@@ -8,7 +8,7 @@ from moongate.core.cards import Card, Facts, Target
 from moongate.core.errors import Refused
 from moongate.core.money import Price, Usage, charge
 from moongate.core.ports import ManualClock, Probe, Settlement
-from moongate.core.rows import HoldRow, PriceRow, UsageRow
+from moongate.core.rows import HoldRow, Outcome, PriceRow, UsageRow
 from moongate.ledger.receipt import Signer
 from moongate.route.catalog import Catalog
 from moongate.store.memory import MemoryStore
@@ -75,22 +75,31 @@ class Desk:
         return (await self.office.dispatch("POST", f"/admin/v1{path}", {}, body))[1]
 
     async def spend(
-        self, id: str, key: str, usage: Usage, *, model="kimi", outcome="done", amount=10**7
-    ):
+        self,
+        id: str,
+        key: str,
+        usage: Usage,
+        *,
+        outcome: Outcome = "done",
+        account: str = "acme",
+        amount: int = 10**7,
+    ) -> None:
         """Hold, then settle ``usage`` at the price in force, as the ledger's book does."""
         price = self.catalog.price("kimi")
         assert price is not None
-        due = charge(usage, price.price) if outcome == "done" else 0
+        free = outcome not in {"done", "client_left", "credit_stop"}
+        due = charge(usage, price.price)
+        paid = 0 if free else min(due, amount)
         now_ms = self.clock.now_ms()
         hold = HoldRow(
-            id, key, "acme", model, amount, price.version, "me", 60, now_ms, legs=("acme",)
+            id, key, account, "kimi", amount, price.version, "me", 60, now_ms, legs=(account,)
         )
         assert isinstance(await self.store.hold(hold), HoldRow)
         row = UsageRow(
-            id, key, "acme", model, "up", outcome, usage, price.version, due,
-            charge(usage, price.price) - due, now_ms, now_ms,
+            id, key, account, "kimi", "up", outcome, usage, price.version, paid, due - paid,
+            now_ms, now_ms,
         )  # fmt: skip
-        assert await self.store.settle(Settlement(row, void=outcome != "done"))
+        assert await self.store.settle(Settlement(row, void=free))
 
 
 async def refusal(promise) -> tuple[str, str | None, str]:

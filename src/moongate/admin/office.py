@@ -8,7 +8,17 @@ an id of its caller's, so that a repeat changes nothing.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from moongate.admin import accounts, books, budgets, invites, keys, offers, prices, receipts
+from moongate.admin import (
+    accounts,
+    books,
+    budgets,
+    invites,
+    invoice,
+    keys,
+    offers,
+    prices,
+    receipts,
+)
 from moongate.admin.call import Answer, Call, Means, Operation
 from moongate.core.errors import Refused
 
@@ -18,6 +28,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *budgets.OPERATIONS,
     *invites.OPERATIONS,
     *books.OPERATIONS,
+    *invoice.OPERATIONS,
     *offers.OPERATIONS,
     *prices.OPERATIONS,
     *receipts.OPERATIONS,

@@ -65,12 +65,12 @@ def figures(group: UsageSum, price: Price) -> dict[str, int]:
 
 def with_usd(sums: Mapping[str, int]) -> dict[str, Any]:
     """Figures with the exact dollars beside each amount."""
-    dollars = {name.replace("_nanos", "_usd"): nanos_to_usd(sums[name]) for name in _nanos(sums)}
-    return {**sums, **dollars}
-
-
-def _nanos(sums: Mapping[str, int]) -> list[str]:
-    return [name for name in sums if name.endswith("_nanos")]
+    told: dict[str, Any] = {}
+    for name, figure in sums.items():
+        told[name] = figure
+        if name.endswith("_nanos"):
+            told[name.removesuffix("_nanos") + "_usd"] = nanos_to_usd(figure)
+    return told
 
 
 def lines(

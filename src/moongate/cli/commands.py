@@ -16,8 +16,11 @@ COMMANDS: Final = {
     "budgets": "Cap what keys, projects and accounts may spend.",
     "credit": "Top up or show a wallet.",
     "statement": "Show every charge by day, key and model.",
+    "receipt": "Show a signed receipt, or check one.",
+    "invoice": "Print an account's invoice of a month.",
     "prices": "Show the dated price list, or add to it.",
     "models": "Show the models on offer.",
+    "audit": "Check the ledger's invariants.",
     "ask": "Ask the model for one answer.",
 }
 """Command -> the first line of its help. The module is ``moongate.cli.<command>``."""

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypeVar
 import click
 
 from moongate.cli.desk import Desk
+from moongate.cli.line import Line
 from moongate.home import Home
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -90,6 +91,12 @@ def key_id(text: str) -> str:
     if not text.replace("_", "").isalnum() or not text.isascii():
         raise click.UsageError('A key\'s id looks like "key_…"; see: moongate keys list')
     return text
+
+
+def remote() -> Line | None:
+    """A line to the server that MOONGATE_URL names, for whoever has no home folder of it."""
+    url = os.environ.get("MOONGATE_URL")
+    return Line(url, os.environ.get("MOONGATE_API_KEY")) if url else None
 
 
 def account_name(text: str) -> str:

@@ -6,11 +6,14 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+from moongate.cli.line import Refusal
 
 _WIDE = 200
 """Columns of a table that goes to a file or a pipe, where nothing needs to be folded."""
@@ -25,9 +28,22 @@ def console(*, err: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
-def show_json(value: Any) -> None:
+def as_json(value: Any) -> str:
     """``value`` as JSON, indented."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def show_json(value: Any) -> None:
+    """Print ``value`` as JSON."""
+    click.echo(as_json(value))
+
+
+def save(path: Path, text: str) -> None:
+    """Write a file. Raises Refusal with what the system says."""
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise Refusal(f"{path}: {(error.strerror or 'unwritable').lower()}.") from None
 
 
 def show_table(
@@ -46,6 +62,12 @@ def show_table(
 def usd(text: str) -> str:
     """An exact amount with its sign: ``$0.0048``, ``-$1.00``."""
     return f"-${text[1:]}" if text.startswith("-") else f"${text}"
+
+
+def aligned(amounts: Sequence[str]) -> list[str]:
+    """Exact amounts below each other: as many decimals as the finest of them has."""
+    places = max((len(text.partition(".")[2]) for text in amounts), default=0)
+    return [text + "0" * (places - len(text.partition(".")[2])) for text in amounts]
 
 
 def minute(at_ms: int | None) -> str:

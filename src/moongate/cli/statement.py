@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ from moongate.cli import options, screen
 
 _CSV = (
     "day", "account", "key", "key_name", "model", "price_version", "requests", "uncharged",
-    "input_tokens", "cached_tokens", "output_tokens", "searches", "charge_nanos", "charge_usd",
-    "forgiven_nanos", "forgiven_usd",
+    "input_tokens", "cached_tokens", "output_tokens", "searches", "due_nanos", "due_usd",
+    "charge_nanos", "charge_usd", "forgiven_nanos", "forgiven_usd",
 )  # fmt: skip
+_COUNTED = (
+    ("Uncached", "input_tokens", True),
+    ("Cached", "cached_tokens", True),
+    ("Output", "output_tokens", True),
+    ("Searches", "searches", False),
+)
 _CSV_EACH = ("request", "ended", *_CSV[1:], "upstream", "outcome", "estimated")
 
 
@@ -45,8 +52,9 @@ def command(
 ) -> None:
     """Show every charge by day, key and model, with tokens and exact money.
 
-    A line's charge is its tokens times the prices of its price version; requests that
-    failed are counted and cost nothing.
+    A line's tokens times the prices of its price version are what is due; the charge is that,
+    less what was done and not charged. Requests that cost nothing are counted, their tokens
+    are not.
     """
     query = {"account": account, "from": since, "to": until, "each": "1" if each else None}
     found = options.desk(home, config).call("GET", "/statement", query)
@@ -69,31 +77,37 @@ def _csv(found: dict[str, Any], columns: tuple[str, ...]) -> None:
 
 def _table(found: dict[str, Any], *, each: bool) -> None:
     several = len({row["account"] for row in found["data"]}) > 1
-    searched = found["total"]["searches"] > 0
+    whole = found["total"]
     columns: list[tuple[str, screen.Justify]] = [("Ended (UTC)" if each else "Day", "left")]
     columns += [("Account", "left")] if several else []
     columns += [("Key", "left"), ("Model", "left")]
     columns += [("Outcome", "left")] if each else [("Requests", "right")]
-    columns += [("Uncached", "right"), ("Cached", "right"), ("Output", "right")]
-    columns += [("Searches", "right")] if searched else []
-    columns += [("USD", "right")]
     rows = []
     for row in found["data"]:
         cells = [row["ended"][:16].replace("T", " ") if each else row["day"]]
         cells += [row["account"]] if several else []
         cells += [row["key_name"] or row["key"], row["model"]]
         cells += [row["outcome"]] if each else [screen.tokens(row["requests"])]
-        rows.append(cells + _figures(row, searched=searched))
-    whole = found["total"]
+        rows.append(cells)
     foot = ["Total"] + [""] * (2 + several)
-    foot.append("" if each else screen.tokens(whole["requests"]))
-    rows.append(foot + _figures(whole, searched=searched))
+    rows.append([*foot, "" if each else screen.tokens(whole["requests"])])
+    for title, cells in _figures([*found["data"], whole], whole):
+        columns.append((title, "right"))
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
     screen.show_table(columns, rows, foot=True)
     if whole["uncharged"]:
         word = "request" if whole["uncharged"] == 1 else "requests"
-        click.echo(f"{whole['uncharged']} {word} failed and cost nothing.", err=True)
+        click.echo(f"{whole['uncharged']} {word} cost nothing.", err=True)
+    if whole["forgiven_nanos"]:
+        forgiven = screen.usd(whole["forgiven_usd"])
+        click.echo(f"Work worth {forgiven} was done and not charged.", err=True)
 
 
-def _figures(row: dict[str, Any], *, searched: bool) -> list[str]:
-    names = ["input_tokens", "cached_tokens", "output_tokens"] + ["searches"] * searched
-    return [screen.tokens(row[name]) for name in names] + [row["charge_usd"]]
+def _figures(lines: list[dict[str, Any]], whole: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """The columns of figures; those of searches and of what was not charged where there are any."""
+    for title, name, wanted in _COUNTED:
+        if wanted or whole[name]:
+            yield title, [screen.tokens(line[name]) for line in lines]
+    if whole["forgiven_nanos"]:
+        yield "Not charged", screen.aligned([line["forgiven_usd"] for line in lines])
+    yield "Charged USD", screen.aligned([line["charge_usd"] for line in lines])

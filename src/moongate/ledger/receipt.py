@@ -14,6 +14,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from moongate.core.errors import safe_name
 from moongate.core.money import nanos_to_usd
 from moongate.core.rows import EntryRow, PriceRow, UsageRow
 
@@ -30,6 +31,7 @@ _FIELDS: Final = {
 _MAY_BE_NULL: Final = frozenset({"reasoning", "entry"})
 _LINE: Final = {"class": str, "count": int, "unit_nanos": int, "amount_nanos": int}
 _ENTRY: Final = {"no": int, "hash": str}
+_INTEGER_MAX: Final = 2**63 - 1
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE: Final = re.compile(r"[0-9a-f]{128}")
 
@@ -103,18 +105,34 @@ def _entry(entry: EntryRow | None) -> dict[str, Any] | None:
     return {"no": entry.chain_no, "hash": entry.chain.hex()}
 
 
+def parse(raw: bytes) -> Any:
+    """A receipt's JSON as it was written. Raises ValueError where it can be read in two ways."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a field stands there twice")
+        return found
+
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
 def differences(receipt: Any, public: bytes) -> Iterator[str]:
     """What is wrong with a receipt, in sentences; nothing when it is sound.
 
-    ``receipt`` is what a JSON file held, whatever that is. ``public`` is the signer's key.
+    ``receipt`` is what a JSON file held, whatever that is; no sentence repeats its texts.
+    ``public`` is the signer's key.
     """
-    shape = list(_misshapen(receipt))
+    shape = list(misshapen(receipt))
     if shape:
         yield from shape
         return
     yield from _sums(receipt)
     if receipt["key_id"] != key_id(public):
-        yield f"key_id is {receipt['key_id']}, the key given is {key_id(public)}"
+        yield f"key_id is not that of the key given, {key_id(public)}"
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(
             bytes.fromhex(receipt["signature"]), canonical(receipt)
@@ -123,7 +141,7 @@ def differences(receipt: Any, public: bytes) -> Iterator[str]:
         yield "the signature is not of this key over these figures"
 
 
-def _misshapen(receipt: Any) -> Iterator[str]:
+def misshapen(receipt: Any) -> Iterator[str]:
     """Which fields are missing, unknown or of another kind."""
     if not isinstance(receipt, dict):
         yield "it is no JSON object"
@@ -145,7 +163,7 @@ def _misshapen(receipt: Any) -> Iterator[str]:
 
 def _fields(found: dict[str, Any], wanted: Mapping[str, type], where: str) -> Iterator[str]:
     for name in sorted(found.keys() - wanted.keys()):
-        yield f"{where}{name} is not a field of a receipt"
+        yield f"{where}{safe_name(name)} is not a field of a receipt"
     for name, kind in wanted.items():
         value = found.get(name)
         if name not in found:
@@ -154,6 +172,8 @@ def _fields(found: dict[str, Any], wanted: Mapping[str, type], where: str) -> It
             continue
         elif type(value) is not kind:  # True is an int to isinstance
             yield f"{where}{name} is of the wrong kind"
+        elif isinstance(value, int) and not 0 <= value <= _INTEGER_MAX:
+            yield f"{where}{name} is out of range"
 
 
 def _sums(receipt: dict[str, Any]) -> Iterator[str]:
@@ -161,22 +181,17 @@ def _sums(receipt: dict[str, Any]) -> Iterator[str]:
     lines = receipt["lines"]
     if [line["class"] for line in lines] != list(CLASSES):
         yield f"lines are not {', '.join(CLASSES)}"
-    for line in lines:
-        due = line["count"] * line["unit_nanos"]
-        if due != line["amount_nanos"]:
-            yield (
-                f"{line['class']}: {line['count']} x {line['unit_nanos']} is {due}, "
-                f"not {line['amount_nanos']}"
-            )
-        if line["count"] < 0 or line["unit_nanos"] < 0:
-            yield f"{line['class']} is negative"
+    for at, line in enumerate(lines):
+        count, unit, amount = line["count"], line["unit_nanos"], line["amount_nanos"]
+        if count * unit != amount:
+            yield f"lines[{at}]: {count} x {unit} is {count * unit}, not {amount}"
     total = sum(line["amount_nanos"] for line in lines)
     charge, forgiven = receipt["charge_nanos"], receipt["forgiven_nanos"]
     if total != charge + forgiven:
         yield f"the lines add up to {total}, charge and forgiven to {charge + forgiven}"
-    if min(charge, forgiven) < 0:
-        yield "an amount is negative"
     if receipt["charge_usd"] != nanos_to_usd(charge):
-        yield f"charge_usd is {receipt['charge_usd']}, the charge is {nanos_to_usd(charge)}"
-    if (receipt["entry"] is None) != (charge == 0):
-        yield "there is an entry in the ledger exactly where something is charged, but not here"
+        yield f"charge_usd is not the charge, {nanos_to_usd(charge)}"
+    if charge > 0 and receipt["entry"] is None:
+        yield "something was charged, but no entry of the ledger is named"
+    if charge == 0 and receipt["entry"] is not None:
+        yield "nothing was charged, but an entry of the ledger is named"

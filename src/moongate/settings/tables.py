@@ -91,9 +91,9 @@ class Privacy(Table, frozen=True, kw_only=True):
 class Operator(Table, frozen=True, kw_only=True):
     """``[operator]``: who runs this."""
 
-    name: Annotated[str, Meta(description="who runs this")] = ""
-    contact: Annotated[str, Meta(description="how to reach them", extra=LATER)] = ""
-    url: Annotated[str, Meta(description="their page", extra=LATER)] = ""
+    name: Annotated[str, Meta(description="who runs this, as invoices say it")] = ""
+    contact: Annotated[str, Meta(description="how to reach them")] = ""
+    url: Annotated[str, Meta(description="their page")] = ""
 
 
 class Embedded(Table, frozen=True, kw_only=True):

@@ -15,9 +15,10 @@ from moongate.gateway import Gateway
 from moongate.metrics import Metrics
 from moongate.visit import Visit
 from moongate.web import body
+from moongate.web.billing import Billing
 from moongate.web.cards import card, priced
 from moongate.web.openapi import document
-from moongate.web.reply import whole
+from moongate.web.reply import shown, whole
 from moongate.web.server import Handler, Hit
 from moongate.wire import fields
 
@@ -59,6 +60,7 @@ class Handlers:
             "openapi": self.openapi,
             "index": self.index,
             "admin": self.admin,
+            **Billing(self._office.means).table(),
         }
 
     async def chat(self, hit: Hit) -> web.StreamResponse:
@@ -82,7 +84,7 @@ class Handlers:
         offers = self._gateway.catalog.offers()
         allowed = hit.principal.models if hit.principal else ()
         cards = [card(offer) for offer in offers if not allowed or offer.card.id in allowed]
-        return self._json(hit, {"object": "list", "data": cards})
+        return shown(hit.id, {"object": "list", "data": cards})
 
     async def model(self, hit: Hit) -> web.StreamResponse:
         """``GET /v1/models/{id}``, aliases included."""
@@ -90,17 +92,17 @@ class Handlers:
         allowed = hit.principal.models if hit.principal else ()
         if allowed and offer.card.id not in allowed:
             raise Refused("model_not_found", "model")
-        return self._json(hit, card(offer))
+        return shown(hit.id, card(offer))
 
     async def pricing(self, hit: Hit) -> web.StreamResponse:
         """``GET /v1/pricing``: public; out of the rows that this process charges by."""
         catalog = self._gateway.catalog
         rows = [priced(offer, catalog.upcoming(offer.card.id)) for offer in catalog.offers()]
-        return self._json(hit, {"object": "list", "data": rows})
+        return shown(hit.id, {"object": "list", "data": rows})
 
     async def healthz(self, hit: Hit) -> web.StreamResponse:
         """``GET /healthz``: the process runs."""
-        return self._json(hit, {"status": "ok", "version": __version__})
+        return shown(hit.id, {"status": "ok", "version": __version__})
 
     async def readyz(self, hit: Hit) -> web.StreamResponse:
         """``GET /readyz``: new requests are welcome. 503 while draining or without a store."""
@@ -111,7 +113,7 @@ class Handlers:
                 await self._store.ping()
         except TimeoutError:
             raise Refused("ledger_unavailable", retry_after_s=1) from None
-        return self._json(hit, {"status": "ready"})
+        return shown(hit.id, {"status": "ready"})
 
     async def metrics(self, hit: Hit) -> web.StreamResponse:
         """``GET /metrics`` in Prometheus' text format."""
@@ -121,7 +123,7 @@ class Handlers:
 
     async def openapi(self, hit: Hit) -> web.StreamResponse:
         """``GET /openapi.json``."""
-        return self._json(hit, document())
+        return shown(hit.id, document())
 
     async def index(self, hit: Hit) -> web.StreamResponse:
         """``GET /``: for whoever opens the address in a browser."""
@@ -149,6 +151,3 @@ class Handlers:
         query = dict(hit.request.query)
         status, answer = await self._office.dispatch(hit.request.method, path, query, payload)
         return whole(status, _encode(answer), {"x-request-id": hit.id})
-
-    def _json(self, hit: Hit, value: Any) -> web.Response:
-        return whole(200, _encode(value), {"x-request-id": hit.id})

@@ -118,8 +118,12 @@ _ERROR: Final = {
     },
 }
 
-
-_KINDS: Final = {"index": "text/plain", "metrics": "text/plain", "join_page": "text/html"}
+_KINDS: Final = {
+    "index": "text/plain",
+    "metrics": "text/plain",
+    "join_page": "text/html",
+    "invoice": "text/html",
+}
 
 
 def _reference(name: str) -> dict[str, Any]:

@@ -6,8 +6,9 @@ buffer is aiohttp's high-water mark (64 KiB).
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from moongate.core.errors import ClientLeft
@@ -33,6 +34,11 @@ def whole(
     """A response with a body in one piece and our fixed headers."""
     merged = {**FIXED_HEADERS, "content-type": content_type, **(headers or {})}
     return web.Response(status=status, body=body, headers=merged)
+
+
+def shown(id: str, value: Any) -> web.Response:
+    """``value`` as JSON, the answer to the request ``id``."""
+    return whole(200, msgspec.json.encode(value), {"x-request-id": id})
 
 
 class HttpReply:

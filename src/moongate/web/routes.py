@@ -79,6 +79,26 @@ ROUTES: Final = (
         "Uses an invitation up and shows the key that it makes, once.",
     ),
     Route(
+        "GET", "/v1/receipts/key", "receipt_key", "public", "free", "none", "nothing",
+        "The public key that receipts are checked with.",
+    ),
+    Route(
+        "GET", "/v1/receipts/{request}", "receipt", "key", "free", "none", "nothing",
+        "The signed receipt of one of your requests: what it used, at which price, and its charge.",
+    ),
+    Route(
+        "GET", "/v1/usage", "usage", "key", "free", "none", "nothing",
+        "Your account's counts and exact money: from, to, group_by=day, key or model.",
+    ),
+    Route(
+        "GET", "/v1/invoices/{month}", "invoice", "key", "free", "none", "nothing",
+        "Your account's invoice of a month (YYYY-MM), as a page to print; format=json: as data.",
+    ),
+    Route(
+        "GET", "/v1/users/me/balance", "balance", "key", "free", "none", "nothing",
+        "What your account can still spend, in US dollars, as at Moonshot.",
+    ),
+    Route(
         "GET", "/healthz", "healthz", "public", "free", "none", "nothing",
         "200 while the process runs.",
     ),
