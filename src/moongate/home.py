@@ -5,6 +5,7 @@ when the disk says no; it refuses to know what the files are for.
 """
 
 import errno
+import fcntl
 import os
 import secrets
 import sys
@@ -81,6 +82,10 @@ class Home:
         """The admin socket of the server that runs on this home."""
         return self.path / "admin.sock"
 
+    def worker_socket(self, number: int) -> Path:
+        """Where one worker of several tells the others its metrics."""
+        return self.path / f"worker-{number}.sock"
+
     @property
     def journal(self) -> Path:
         """Where bookings wait that the store cannot take."""
@@ -109,12 +114,7 @@ class Home:
 
         Raises ConfigurationError: not writable, disk full, or too long for the admin socket.
         """
-        excess = len(os.fsencode(self.socket)) - _SOCKET_PATH_MAX
-        if excess > 0:
-            raise ConfigurationError(
-                f"The home folder's path is {excess} bytes too long for the admin socket in it: "
-                f"{self.path}. Choose a shorter one with --home or MOONGATE_HOME."
-            )
+        self.fit(self.socket)
         for folder in (self.path, self.models, self.path / "secrets"):
             with advising(folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,32 +126,57 @@ class Home:
                 probe.unlink(missing_ok=True)
         return self
 
-    def pepper(self, store: Path | None = None) -> bytes:
+    def fit(self, path: Path) -> None:
+        """Raise ConfigurationError when ``path`` is too long for a unix socket."""
+        excess = len(os.fsencode(path)) - _SOCKET_PATH_MAX
+        if excess > 0:
+            raise ConfigurationError(
+                f"The home folder's path is {excess} bytes too long for the socket {path.name} in "
+                f"it: {self.path}. Choose a shorter one with --home or MOONGATE_HOME."
+            )
+
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Be the one server of this home folder, with all that is forked meanwhile.
+
+        Raises ConfigurationError, which names the process that is it already.
+        """
+        path = self.path / "server.lock"
+        with advising(path):
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                pid = os.read(file, 20).decode("ascii", "replace").strip() or "unknown"
+                raise ConfigurationError(
+                    f"Another Moongate (process {pid}) serves from {self.path}. Stop it first, or "
+                    "choose another home folder with --home."
+                ) from None
+            os.ftruncate(file, 0)
+            os.write(file, f"{os.getpid()}\n".encode())
+            yield
+        finally:
+            os.close(file)
+
+    @property
+    def pepper_file(self) -> Path:
+        """Where the pepper lies."""
+        return self.path / "secrets" / "pepper"
+
+    def pepper(self, store: Path | None) -> bytes:
         """The 32 random bytes that API keys are hashed with, made once, mode 0600.
 
-        ``store`` is the store's file where it is not the home folder's own. Raises
+        ``store`` is the store's file, ``None`` where the store is no file. Raises
         ConfigurationError when the pepper is damaged, or gone while the store is still there (a
         new one would silently end every key); and when the store was emptied beside it (a new
         start would silently give new credit).
         """
-        path = self.path / "secrets" / "pepper"
-        rows = store or self.store
+        path = self.pepper_file
+        if store is not None:
+            _belong(path, store)
         with advising(path):
             known = path.exists()
-        with advising(rows):
-            kept = rows.exists()
-            emptied = kept and rows.is_file() and rows.stat().st_size == 0
-        if known and emptied:
-            raise ConfigurationError(
-                f"{rows} is empty although it was in use: restore it from a backup, or delete "
-                "it to start anew."
-            )
-        if kept and not known:
-            raise ConfigurationError(
-                f"{path} is missing, but the store is there. Every API key was hashed with it: "
-                "restore it from your backup."
-            )
-        with advising(path):
             if not known:
                 _write_once(path, secrets.token_bytes(PEPPER_BYTES))
             pepper = path.read_bytes()
@@ -161,6 +186,25 @@ class Home:
                 "Restore it from your backup; every API key was hashed with it."
             )
         return pepper
+
+
+def _belong(path: Path, rows: Path) -> None:
+    """See that the pepper at ``path`` and the store's file ``rows`` are there or missing alike."""
+    with advising(path):
+        known = path.exists()
+    with advising(rows):
+        kept = rows.exists()
+        emptied = kept and rows.is_file() and rows.stat().st_size == 0
+    if known and emptied:
+        raise ConfigurationError(
+            f"{rows} is empty although it was in use: restore it from a backup, or delete "
+            "it to start anew."
+        )
+    if kept and not known:
+        raise ConfigurationError(
+            f"{path} is missing, but the store is there. Every API key was hashed with it: "
+            "restore it from your backup."
+        )
 
 
 def _write_once(path: Path, data: bytes) -> None:

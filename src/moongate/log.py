@@ -36,6 +36,7 @@ FIELDS: Final = {
     "status": "the HTTP status",
     "streamed": "whether the answer was streamed",
     "upstream": "the upstream's configured name",
+    "worker": "which of a server's workers, from 1",
 }
 """Every field that a log line may carry. A test compares it with what is published as kept."""
 

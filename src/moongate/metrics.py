@@ -4,15 +4,19 @@ A label is a catalogue's model id, a configured upstream's name, an outcome or a
 key, an account or anything that a client sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families as families
+from prometheus_client.registry import Collector
 
 from moongate.core.money import Bill
 from moongate.core.rows import Finding, Outcome
 
 LABELS: Final = ("model", "upstream", "outcome", "kind", "status")
+_DRIFT: Final = "moongate_ledger_drift_nano_usd"
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -54,8 +58,9 @@ class Metrics:
             registry=registry,
         )
         self.running = Gauge("moongate_requests_running", "Requests in flight", registry=registry)
+        Gauge("moongate_workers", "Processes that these figures are of", registry=registry).set(1)
         self.drift = Gauge(
-            "moongate_ledger_drift_nano_usd",
+            _DRIFT,
             "Nano-dollars by which the ledger contradicts itself, from the check each minute",
             registry=registry,
         )
@@ -100,3 +105,44 @@ class Metrics:
     def text(self) -> bytes:
         """The registry in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Given(Collector):
+    """Families that somebody else made."""
+
+    def __init__(self, found: Iterable[Metric]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterable[Metric]:
+        return self._found
+
+
+def merged(texts: Sequence[bytes]) -> bytes:
+    """The registries of several processes as one: counts are added.
+
+    All look at the same ledger, so the largest drift stands for it; what began at some time began
+    when the first of them did.
+    """
+    found: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for text in texts:
+        for family in families(text.decode()):
+            found.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            into = values.setdefault(family.name, {})
+            join = _joining(family.name)
+            for sample in family.samples:
+                at = sample.name, tuple(sample.labels.items())
+                into[at] = join((into[at], sample.value)) if at in into else sample.value
+    for name, family in found.items():
+        for (sample_name, labels), value in values[name].items():
+            family.add_sample(sample_name, dict(labels), value)
+    registry = CollectorRegistry()
+    registry.register(_Given(found.values()))
+    return generate_latest(registry)
+
+
+def _joining(family: str) -> Callable[[tuple[float, float]], float]:
+    """How one figure of two processes becomes one of both."""
+    if family.endswith("_created"):
+        return min
+    return max if family == _DRIFT else sum

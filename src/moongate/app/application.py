@@ -12,20 +12,20 @@ from typing import Final
 
 from moongate import __version__
 from moongate.access.idempotency import Idempotency
-from moongate.access.keys import DEFAULT_ACCOUNT, LOCAL_KEY, Keys, derive
+from moongate.access.keys import Keys, derive
+from moongate.access.pepper import agree
 from moongate.app.buyers import buyer_handlers, make_alerts
-from moongate.app.doors import LOOPBACK, Doors, reserve
+from moongate.app.doors import LOOPBACK, Doors, Place, reserve
+from moongate.app.firsts import first_key, seed_prices
 from moongate.app.looking import look
 from moongate.app.parts import Announce, make_office, make_store, make_upstreams
+from moongate.app.peers import Peers
 from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
 from moongate.app.words import callable_host, summary
-from moongate.app.words import price as price_words
 from moongate.core.cards import Ability
 from moongate.core.ids import new_id
-from moongate.core.money import NANOS_PER_USD
 from moongate.core.ports import Clock, Store, SystemClock, Upstream
-from moongate.core.rows import PriceRow
 from moongate.gateway import Gateway
 from moongate.home import Home
 from moongate.ledger.book import Book
@@ -41,8 +41,6 @@ from moongate.web.handlers import Handlers
 from moongate.web.server import Door
 from moongate.wire.chat import ChatCodec
 
-TRIAL_NANOS: Final = 5 * NANOS_PER_USD
-"""Credit of the account that the first start makes."""
 NOT_SERVED: Final[frozenset[Ability]] = frozenset({"search"})
 """Abilities that no part of ours carries yet: a card's word for them is not repeated."""
 _SETTLING_S: Final = 5.0
@@ -51,8 +49,8 @@ _SETTLING_S: Final = 5.0
 class Application:
     """One server: its parts, and their life from :meth:`start` to :meth:`close`.
 
-    ``store`` and ``upstreams`` may be given by a test. ``announce`` gets what people and scripts
-    are told, as events of plain values.
+    ``place`` says which of a server's processes this is. ``store`` and ``upstreams`` may be given
+    by a test. ``announce`` gets what people and scripts are told, as events of plain values.
     """
 
     def __init__(
@@ -61,17 +59,18 @@ class Application:
         home: Home,
         announce: Announce = lambda event: None,  # noqa: ARG005 - the silent default
         *,
+        place: Place = Place(),  # noqa: B008 - it cannot be changed
         store: Store | None = None,
         upstreams: Mapping[str, Upstream] | None = None,
         clock: Clock | None = None,
         log: Log | None = None,
     ) -> None:
-        self.settings, self.home, self.announce = settings, home, announce
+        self.settings, self.home, self.announce, self.place = settings, home, announce, place
         self.clock = clock or SystemClock()
         self.log = log or Log()
         self.store = store or make_store(settings, home)
         self.upstreams = dict(upstreams or make_upstreams(settings, home, announce, self.log.event))
-        pepper = home.pepper(settings.store.file(home.path))
+        self._pepper = pepper = home.pepper(settings.store.file(home.path))
         self.keys = Keys(self.store, pepper, self.clock)
         self.metrics = Metrics()
         self.health = Health(self.clock)
@@ -122,11 +121,13 @@ class Application:
         )  # fmt: skip
         self.draining, self.port = False, 0
         self.doors = Doors(home.socket)
+        self.peers = Peers(home.worker_socket, place, self._own_metrics)
         self._chores: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Open the store, seed it, start the upstreams, listen. Raises ConfigurationError."""
         await self.store.open()
+        await agree(self.store, self._pepper, self.home.pepper_file)
         listening = self._reserve_port()
         try:
             await self._start(listening)
@@ -149,31 +150,38 @@ class Application:
         self.journal.open()
         await self.sweep.recover()
         await self.gateway.limits.start()
-        await self._seed_prices()
-        self.home.publish_receipt_key(self.office.means.signer.public)
-        local = await self.keys.ensure_local()
+        if self.place.first:
+            await seed_prices(self.store, self.catalog, self.settings, self.clock, self._note)
+            self.home.publish_receipt_key(self.office.means.signer.public)
+        else:
+            self.catalog.reprice(await self.store.prices())
+        self.catalog.require_prices()
         handlers = Handlers(
             gateway=self.gateway,
             codec=ChatCodec(),
             office=self.office,
             store=self.store,
-            metrics=self.metrics,
+            metrics=self.peers.collect,
             body_bytes_max=self.settings.server.body_bytes_max,
             draining=lambda: self.draining,
         ).table() | buyer_handlers(
             self.settings, self.store, self.keys, self.clock, self.log.event, self.catalog.offers
         )
         server = self.settings.server
-        # First the admin socket, so that commands work while a model is fetched or loaded.
-        await self.doors.listen_admin(
-            Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local)
-        )
+        if self.place.first:
+            # Before the rest, so that commands work while a model is fetched or loaded.
+            local = await self.keys.ensure_local()
+            await self.doors.listen_admin(
+                Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local)
+            )
+        await self.peers.open()
         await upstreams
         door = Door(
             handlers, self.keys, self.clock, self.log, hosts=server.hosts, metrics=server.metrics
         )
         await self.doors.listen(door, listening, server.host, self.port)
-        await self._first_key()
+        if self.place.first and (key := await first_key(self.store, self.keys, self.clock)):
+            self.announce(key)
         self._chores = [
             asyncio.create_task(self.sweep.run()),
             asyncio.create_task(keep_prices(self.store, self.catalog)),
@@ -183,8 +191,9 @@ class Application:
         if alerts := make_alerts(self.settings, self.store, self.clock, self.log.event):
             self._chores.append(asyncio.create_task(alerts.run()))
         self.announce({"event": "ready", **self._address(), "models": self._served()})
-        looking = look(self.upstreams, self.settings.cards(), self._note)
-        self._chores.append(asyncio.create_task(looking))
+        if self.place.first:
+            looking = look(self.upstreams, self.settings.cards(), self._note)
+            self._chores.append(asyncio.create_task(looking))
 
     async def drain(self) -> None:
         """Stop listening, let running answers end within ``drain_s``, end the rest uncharged."""
@@ -202,6 +211,7 @@ class Application:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.doors.close()
+        await self.peers.close()
         for upstream in self.upstreams.values():
             await upstream.close()
         await self.gateway.limits.close()
@@ -209,38 +219,11 @@ class Application:
         self.journal.close()
         await self.store.close()
 
-    async def _seed_prices(self) -> None:
-        """Give each new model its first price row; tell where the file says otherwise since."""
-        rows = await self.store.prices()
-        self.catalog.reprice(rows)
-        for model, price in self.settings.prices().items():
-            known = self.catalog.price(model)
-            if known is None:
-                row = PriceRow(0, model, price, self.clock.now_ms())
-                rows.append(await self.store.price_add(row))
-            elif known.price != price:
-                self._note(
-                    f"The configuration's price of {model} ({price_words(price)}) differs from the "
-                    f"price in force ({price_words(known.price)}) and is not applied; "
-                    "`moongate prices set` would."
-                )
-        self.catalog.reprice(rows)
-        self.catalog.require_prices()
-
-    async def _first_key(self) -> None:
-        """On the first start: trial credit for the account ``default``, and a key, shown once."""
-        now_ms = self.clock.now_ms()
-        await self.store.credit(DEFAULT_ACCOUNT, TRIAL_NANOS, "trial", "trial", now_ms)
-        if any(row.id != LOCAL_KEY for row in await self.store.keys()):
-            return
-        row, secret = await self.keys.create(account=DEFAULT_ACCOUNT, name="first")
-        self.announce({"event": "key", "account": row.account, "id": row.id, "key": secret})
-
     def _reserve_port(self) -> socket.socket:
         server = self.settings.server
-        listening = reserve(server.host, server.port)
+        listening = self.place.listening or reserve(server.host, server.port)
         self.port = listening.getsockname()[1]
-        if not server.hosts and server.host not in LOOPBACK:
+        if self.place.first and not server.hosts and server.host not in LOOPBACK:
             self._note(
                 f"Listening on {server.host} with any Host name: name the ones that you serve "
                 "in server.hosts, and put TLS in front."
@@ -254,7 +237,7 @@ class Application:
     def _about(self) -> dict[str, object]:
         """What the operator's commands are told of this server; secrets are hidden."""
         return {
-            "pid": os.getpid(),
+            "pid": os.getpid() if self.place.of == 1 else os.getppid(),
             "version": __version__,
             **self._address(),
             "configuration_from": self.settings.origin,
@@ -263,6 +246,10 @@ class Application:
 
     def _served(self) -> list[dict[str, object]]:
         return [summary(offer) for offer in self.catalog.offers()]
+
+    def _own_metrics(self) -> bytes:
+        self.metrics.running.set(self.gateway.limits.running)
+        return self.metrics.text()
 
     def _note(self, text: str) -> None:
         self.announce({"event": "note", "text": text})

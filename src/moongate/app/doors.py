@@ -2,8 +2,10 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
@@ -15,21 +17,46 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _BACKLOG: Final = 1024
 
 
-def reserve(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """Bind before anything slow, so that a taken port is said at once. Raises ConfigurationError.
+class Place(NamedTuple):
+    """Which of a server's processes this is: the only one, unless a supervisor says otherwise.
 
-    ``shared``: several processes of ours listen there, and the kernel spreads calls over them.
+    ``listening`` is the socket that all of them share; worker 1 alone has the admin socket.
     """
+
+    number: int = 1
+    of: int = 1
+    listening: socket.socket | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process does what a server does once, not once a worker."""
+        return self.number == 1
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Bind before anything slow: a taken port is said at once. Raises ConfigurationError."""
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind((host, port))
     except OSError as error:
         listening.close()
         raise ConfigurationError(cannot_listen(host, port, error)) from None
     return listening
+
+
+@contextmanager
+def private(path: Path) -> Iterator[None]:
+    """Make a unix socket at ``path`` with mode 0600. Raises ConfigurationError."""
+    path.unlink(missing_ok=True)
+    mask = os.umask(0o177)
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ConfigurationError(f"The socket {path} cannot be made: {why}.") from None
+    finally:
+        os.umask(mask)
 
 
 class Doors:
@@ -49,17 +76,8 @@ class Doors:
     async def listen_admin(self, door: Door) -> None:
         """Serve the admin socket: mode 0600, so only this user's commands reach it."""
         runner = await self._runner(door)
-        self._admin.unlink(missing_ok=True)
-        mask = os.umask(0o177)
-        try:
+        with private(self._admin):
             await web.UnixSite(runner, str(self._admin)).start()
-        except OSError as error:
-            why = (error.strerror or "unknown error").lower()
-            raise ConfigurationError(
-                f"The admin socket {self._admin} cannot be made: {why}."
-            ) from None
-        finally:
-            os.umask(mask)
 
     async def stop(self) -> None:
         """Take no new connections from clients; the admin socket stays to the end."""

@@ -1,38 +1,48 @@
-"""Running one server in this process: signals, the drain, the end."""
+"""Running one server in this process: orders, the drain, the end."""
 
 import asyncio
-import gc
 import signal
-import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import uvloop
 
 from moongate.app.application import Application
+from moongate.app.doors import Place
 from moongate.app.parts import Announce
 from moongate.home import Home
 from moongate.log import hush
 from moongate.settings import Settings
 
 
-async def serve(settings: Settings, home: Home, announce: Announce) -> None:
-    """Start, serve until SIGTERM or SIGINT, drain, stop. A second signal ends the drain."""
-    app = Application(settings, home, announce)
+class Orders:
+    """What a running server is told: to drain, and then to hurry."""
+
+    def __init__(self) -> None:
+        self.drain, self.hurry = asyncio.Event(), asyncio.Event()
+
+    def stop(self) -> None:
+        """Drain; told once more, hurry."""
+        (self.hurry if self.drain.is_set() else self.drain).set()
+
+
+async def serve(
+    settings: Settings, home: Home, announce: Announce, orders: Orders, place: Place
+) -> None:
+    """Start, serve until told to drain, drain until told to hurry, stop."""
+    app = Application(settings, home, announce, place=place)
     hush(app.log)
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     ready = False
     try:
         starting = asyncio.create_task(app.start())
-        stopped = asyncio.create_task(stop.wait())
+        stopped = asyncio.create_task(orders.drain.wait())
         await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
         await starting
         ready = True
         await stopped
-        stop.clear()
-        hurry = asyncio.create_task(stop.wait())
+        hurry = asyncio.create_task(orders.hurry.wait())
         draining = asyncio.create_task(app.drain())
         await asyncio.wait([hurry, draining], return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
@@ -43,20 +53,15 @@ async def serve(settings: Settings, home: Home, announce: Announce) -> None:
             announce({"event": "stopped"})
 
 
-_SWITCH_S = 0.002
-"""How long a busy event loop may keep the interpreter from the store's writer thread, which asks
-for it after every statement. Python's own 5 ms add up over a commit; much less costs the loop a
-seventh of its speed in switches (measured)."""
+async def serve_alone(settings: Settings, home: Home, announce: Announce) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the drain."""
+    orders, loop = Orders(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, orders.stop)
+    await serve(settings, home, announce, orders, Place())
 
 
-def run(settings: Settings, home: Home, announce: Announce) -> int:
-    """Serve in this process until told to stop; returns the exit code.
-
-    Raises ConfigurationError with a sentence for the operator when the start cannot go on.
-    """
-    sys.setswitchinterval(_SWITCH_S)
-    gc.freeze()  # what is loaded by now stays: no collection need look at it again
-    gc.set_threshold(20_000, 20, 20)
+def in_loop(serving: Coroutine[Any, Any, None]) -> None:
+    """Run ``serving`` to its end in an event loop of its own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, home, announce))
-    return 0
+        runner.run(serving)

@@ -90,7 +90,7 @@ def _configuration(
 def _compared(settings: Settings) -> dict[str, Any]:
     """What a restart would change: all but secrets, and what the command line may have said."""
     tables = settings.effective()
-    for said in ("host", "port"):
+    for said in ("host", "port", "workers"):
         del tables["server"][said]
     for table in (*tables["upstreams"], tables["search"]):
         table.pop("api_key", None)

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from moongate.access.keys import Keys
+from moongate.access.pepper import agree
 from moongate.admin import Office
 from moongate.app.parts import make_office, make_store, make_upstreams
 from moongate.core.ports import SystemClock
@@ -30,6 +31,7 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
     called = [up for up in upstreams.values() if awake and up.kind != "embedded"]
     await store.open()
     try:
+        await agree(store, pepper, home.pepper_file)
         rows = await store.prices()
         # A price that no start has written yet is shown as the start will write it.
         known = {row.model for row in rows}

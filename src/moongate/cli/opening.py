@@ -85,6 +85,8 @@ class Announcer:
             _line(f"Model: {model['id']}, answered by upstream {model['upstream']}")
             if model.get("stand_in"):
                 screen.show_note(model["stand_in"])
+        if event.get("workers"):
+            _line(f"Workers: {event['workers']}")
         _line("")
         if self._key and event["models"]:
             _line("Try it (pip install openai):")

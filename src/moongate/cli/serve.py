@@ -33,15 +33,27 @@ from moongate.settings import load
     metavar="PORT",
     help="Port to listen on; 0 takes a free one.  [default: 8000]",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Processes; more than one needs a PostgreSQL store.  [default: 1]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def command(
-    *, home: Path | None, config: Path | None, host: str | None, port: int | None, as_json: bool
+    *,
+    home: Path | None,
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    as_json: bool,
 ) -> int:
     """Run the API.
 
     The first start makes the home folder, an account with trial credit and one API key,
     which is shown once. Ctrl-C or SIGTERM lets running answers end, then stops.
     """
-    settings = load(config, os.environ).with_server(host=host, port=port)
+    settings = load(config, os.environ).with_server(host=host, port=port, workers=workers)
     opened = Home.chosen(home, os.environ).open()
     return run(settings, opened, Announcer(as_json=as_json))

@@ -1,7 +1,7 @@
 """What each route answers. A paid request is handed to the gateway; the rest is read and shown."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,6 @@ from moongate.admin import Office
 from moongate.core.errors import Refused
 from moongate.core.ports import Codec, Store
 from moongate.gateway import Gateway
-from moongate.metrics import Metrics
 from moongate.visit import Visit
 from moongate.web import body
 from moongate.web.billing import Billing
@@ -38,12 +37,12 @@ class Handlers:
         codec: Codec,
         office: Office,
         store: Store,
-        metrics: Metrics,
+        metrics: Callable[[], Awaitable[bytes]],
         body_bytes_max: int,
         draining: Callable[[], bool],
     ) -> None:
         self._gateway, self._codec, self._office = gateway, codec, office
-        self._store, self._metrics = store, metrics
+        self._store, self._collect = store, metrics
         self._body_bytes_max = body_bytes_max
         self._draining = draining
 
@@ -117,9 +116,8 @@ class Handlers:
 
     async def metrics(self, hit: Hit) -> web.StreamResponse:
         """``GET /metrics`` in Prometheus' text format."""
-        self._metrics.running.set(self._gateway.limits.running)
         kind = "text/plain; version=0.0.4; charset=utf-8"
-        return whole(200, self._metrics.text(), {"x-request-id": hit.id}, kind)
+        return whole(200, await self._collect(), {"x-request-id": hit.id}, kind)
 
     async def openapi(self, hit: Hit) -> web.StreamResponse:
         """``GET /openapi.json``."""
