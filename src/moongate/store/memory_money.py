@@ -7,7 +7,7 @@ whatever time the caller gives.
 from collections.abc import Iterator, Sequence
 
 from moongate.core.errors import Refused
-from moongate.core.money import Usage, charge
+from moongate.core.money import Usage
 from moongate.core.rows import (
     AccountRow,
     BudgetRow,
@@ -18,7 +18,7 @@ from moongate.core.rows import (
 )
 from moongate.core.store import Extension, Idem, NotHeld, Running, Settlement
 from moongate.core.windows import window_id
-from moongate.store.mapping import AGAINST, AMOUNT_MAX, legs_of
+from moongate.store.mapping import AGAINST, AMOUNT_MAX, expired_row, legs_of, subjects_of
 from moongate.store.memory_tables import IdemRow, MemoryPart, refused, replace
 
 
@@ -118,9 +118,7 @@ class MemoryMoney(MemoryPart):
         return dict(sorted(found.items()))
 
     def _budgets_of(self, row: HoldRow) -> Iterator[BudgetRow]:
-        subjects = {("key", row.key), ("account", row.account)}
-        if row.project:
-            subjects.add(("project", f"{row.account}/{row.project}"))
+        subjects = subjects_of(row)
         for scope, subject, per in self.tables.budgets:
             if (scope, subject) in subjects:
                 yield self.tables.budgets[scope, subject, per]
@@ -228,23 +226,7 @@ class MemoryMoney(MemoryPart):
 
     def _lapse(self, rows: Sequence[HoldRow], at_ms: int, *, checkpoint: bool) -> list[str]:
         for hold in rows:
-            due = charge(hold.running, self.tables.prices[hold.price_version].price)
-            paid = min(due, hold.amount_nanos) if checkpoint else 0
-            row = UsageRow(
-                hold=hold.id,
-                key=hold.key,
-                account=hold.account,
-                model=hold.model,
-                upstream="",
-                outcome="expired",
-                usage=hold.running,
-                price_version=hold.price_version,
-                charge_nanos=paid,
-                forgiven_nanos=due - paid,
-                created_ms=hold.created_ms,
-                ended_ms=at_ms,
-                status=0,  # nobody knows what the client was told
-                duration_ms=max(0, at_ms - hold.created_ms),
-            )
+            price = self.tables.prices[hold.price_version].price
+            row = expired_row(hold, price, at_ms, checkpoint=checkpoint)
             self._resolve(hold, row, HoldState.EXPIRED)
         return [hold.id for hold in rows]
