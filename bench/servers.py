@@ -183,6 +183,25 @@ def moongate(scratch: Path, config: str | None, patience_s: float = 300.0) -> It
         end(process)
 
 
+@contextmanager
+def gate(scratch: Path, config: str, store: str) -> Iterator[Server]:
+    """A gateway of bench/gate.py on the store called ``store``."""
+    (scratch / "moongate.toml").write_text(config)
+    with (scratch / "moongate.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, BENCH / "gate.py", store, scratch],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            bufsize=0,
+        )
+    try:
+        url, key = read_start(process, time.monotonic() + 60, scratch / "home")
+        yield Server(url, key, process)
+    finally:
+        end(process)
+
+
 def read_start(process: subprocess.Popen[bytes], until: float, home: Path) -> tuple[str, str]:
     """Read start-up events until it is ready; returns its URL and the key."""
     assert process.stdout is not None
