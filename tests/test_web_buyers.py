@@ -75,7 +75,7 @@ async def test_a_checkout_is_opened_and_its_event_credits_the_wallet_once(tmp_pa
     opened = {"id": "cs_test_a1", "url": "https://checkout.example/1"}
     async with (
         Elsewhere((200, json.dumps(opened).encode())) as stripe,
-        serve(tmp_path, CONFIG + checkouts(stripe), env=ENV, store=MemoryStore()) as served,
+        serve(tmp_path, CONFIG + checkouts(stripe), env=ENV) as served,
     ):
         status, body = await topup(served, "20")
         assert (status, body["id"], body["url"]) == (200, opened["id"], opened["url"])
@@ -183,7 +183,7 @@ async def test_the_page_of_an_invitation_loads_nothing_and_tells_nobody(tmp_path
 
 
 async def test_a_form_turns_the_code_into_a_key_shown_once(tmp_path):
-    async with serve(tmp_path, CONFIG, store=MemoryStore()) as served:
+    async with serve(tmp_path, CONFIG) as served:
         code = await invited(served)
         url = f"{base(served)}/join"
         async with served.http.get(url) as reply:

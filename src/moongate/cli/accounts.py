@@ -71,6 +71,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
 @click.option("--name", metavar="N", help="What the key will be called.  [default: ACCOUNT]")
 @click.option(
     "--expires",
+    "expires_hours",
     type=click.IntRange(1),
     metavar="HOURS",
     help="How long it is good.  [default: 168]",
@@ -82,7 +83,7 @@ def invite(
     *,
     account: str,
     name: str | None,
-    expires: int | None,
+    expires_hours: int | None,
     credit: str | None,
     as_json: bool,
     home: Path | None,
@@ -93,7 +94,7 @@ def invite(
     Whoever opens it first gets the key. Send it over a channel that you trust.
     """
     usd = None if credit is None else credit.removeprefix("$")
-    body = options.told(name=name, expires_hours=expires, credit=usd)
+    body = options.told(name=name, expires_hours=expires_hours, credit=usd)
     path = f"/accounts/{options.account_name(account)}/invites"
     row = options.desk(home, config).call("POST", path, body=body)
     if as_json:

@@ -153,6 +153,7 @@ def _state(row: dict[str, Any]) -> str:
 @click.argument("id")
 @click.option(
     "--overlap",
+    "overlap_hours",
     type=click.IntRange(0),
     metavar="HOURS",
     help="How long the old secret works.  [default: 24]",
@@ -160,10 +161,10 @@ def _state(row: dict[str, Any]) -> str:
 @options.as_json
 @options.place
 def rotate(
-    *, id: str, overlap: int | None, as_json: bool, home: Path | None, config: Path | None
+    *, id: str, overlap_hours: int | None, as_json: bool, home: Path | None, config: Path | None
 ) -> None:
     """Give a key another secret, shown once. Its id, budgets and spend stay."""
-    body = options.told(overlap_hours=overlap)
+    body = options.told(overlap_hours=overlap_hours)
     path = f"/keys/{options.key_id(id)}/rotate"
     row = options.desk(home, config).call("POST", path, body=body)
     if as_json:

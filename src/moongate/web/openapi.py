@@ -118,6 +118,8 @@ _ERROR: Final = {
     },
 }
 
+_FIELDS: Final = {"topup": "usd", "join": "code"}
+"""The one field of a small request's body, by handler."""
 _KINDS: Final = {
     "index": "text/plain",
     "metrics": "text/plain",
@@ -167,6 +169,11 @@ def _operation(route: Route) -> dict[str, Any]:
             "application/json": _reference("ChatAnswer"),
             "text/event-stream": {"schema": _STRING},
         }
+    elif route.handler in _FIELDS:
+        name = _FIELDS[route.handler]
+        schema = {"type": "object", "required": [name], "properties": {name: _STRING}}
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        operation["requestBody"] = body
     return operation
 
 
