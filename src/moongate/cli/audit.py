@@ -32,5 +32,6 @@ def ledger(*, as_json: bool, home: Path | None, config: Path | None) -> int:
             [("Invariant", "left"), ("Where", "left"), ("What is wrong", "left")],
             [(one["invariant"], one["where"], one["detail"]) for one in findings],
         )
-        click.echo(f"The ledger is not sound: {len(findings)} finding(s).", err=True)
+        word = "finding" if len(findings) == 1 else "findings"
+        click.echo(f"The ledger is not sound: {len(findings)} {word}.", err=True)
     return 0 if found["ok"] else 1

@@ -1,4 +1,4 @@
-"""What `doctor` looks at: home, disk, clock, store, upstreams, engine and data policies.
+"""What `doctor` looks at: home, disk, clock, store, receipts, upstreams, engine, data policies.
 
 A look is ``ok``, a ``warning`` (it works, but know this) or ``broken``; its detail says what to
 do. Looks at upstreams and ledger go through the running server where there is one.
@@ -20,6 +20,7 @@ from moongate.cli.desk import Desk
 from moongate.cli.screen import day
 from moongate.core.errors import MoongateError
 from moongate.home import Home, advising
+from moongate.ledger.receipt import key_id
 from moongate.settings import Settings
 from moongate.settings.read import unused
 from moongate.upstream import engine_checks
@@ -29,6 +30,7 @@ FSYNC_HONEST_US: Final = 50.0
 """A sync below this many microseconds did not reach a disk that keeps it."""
 _FSYNC_ROUNDS: Final = 25
 _FREE_BYTES_MIN: Final = 500 * 2**20
+_KEY_BYTES: Final = 32
 _SKEW_S: Final = 5.0
 
 
@@ -60,6 +62,7 @@ def look_around(desk: Desk, settings: Settings, server: dict[str, Any] | None) -
         if check.state != "broken" or check.detail not in told:
             yield check
         told.add(check.detail)
+    yield _receipts(desk.home)
     if any(upstream.kind == "embedded" for upstream in settings.upstreams):
         yield from _engine(desk.home, settings)
     yield from _policies(settings)
@@ -82,6 +85,22 @@ def _home(home: Home) -> Check:
     if mode & 0o022:
         return Check("home", "warning", f"{detail}: others may write there; chmod 700.")
     return Check("home", "ok", detail)
+
+
+def _receipts(home: Home) -> Check:
+    """The key that customers check their receipts with."""
+    try:
+        public = bytes.fromhex(home.receipt_key.read_text("ascii", "replace"))
+        name = key_id(public) if len(public) == _KEY_BYTES else ""
+    except FileNotFoundError:
+        return Check("receipts", "ok", "the next start writes the public key")
+    except (OSError, ValueError):
+        name = ""
+    if not name:
+        return Check(
+            "receipts", "broken", f"{home.receipt_key} holds no key: delete it, start anew."
+        )
+    return Check("receipts", "ok", f"signed with key {name}, public key {public.hex()}")
 
 
 def _fsync(home: Home) -> Check:
@@ -182,7 +201,8 @@ def _prices(desk: Desk, settings: Settings) -> Iterator[Check]:
             yield Check(
                 "prices",
                 "warning",
-                f"{model}: the configuration's price differs from the one in force, which holds.",
+                f"{model}: the configuration's price differs from the one in force, which holds; "
+                "`moongate prices set` changes it.",
             )
 
 
