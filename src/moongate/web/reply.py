@@ -15,7 +15,7 @@ from moongate.core.errors import ClientLeft
 
 SLOW_READER_S: Final = 30.0
 _BACKED_UP_BYTES: Final = 32 * 1024
-"""With less than this unsent, a write does not wait, so it needs no timer."""
+"""With less than this to send in all, a write does not wait, so it needs no timer."""
 
 FIXED_HEADERS: Final = {
     "server": "moongate",
@@ -63,9 +63,11 @@ class HttpReply:
     async def write(self, data: bytes) -> None:
         transport = self._request.transport
         try:
-            if transport is not None and transport.get_write_buffer_size() < _BACKED_UP_BYTES:
-                await self._stream.write(data)
-                return
+            if transport is not None:
+                to_send = transport.get_write_buffer_size() + len(data)
+                if to_send < _BACKED_UP_BYTES:
+                    await self._stream.write(data)
+                    return
             async with asyncio.timeout(SLOW_READER_S):
                 await self._stream.write(data)
         except TimeoutError:
