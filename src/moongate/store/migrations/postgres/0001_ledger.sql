@@ -18,9 +18,9 @@ CREATE TABLE account (
     tpm BIGINT CHECK (tpm >= 0),
     concurrency BIGINT CHECK (concurrency >= 0),
     chain_no BIGINT NOT NULL DEFAULT 0 CHECK (chain_no >= 0),
-    chain BYTEA NOT NULL DEFAULT '',
+    chain BYTEA NOT NULL DEFAULT '' CHECK (length(chain) IN (0, 32)),
     low_state INTEGER NOT NULL DEFAULT 0 CHECK (low_state IN (0, 1, 2)),
-    low_ms BIGINT,
+    low_ms BIGINT NOT NULL DEFAULT 0,
     CONSTRAINT no_overdraft
         CHECK (kind <> 'wallet' OR posted_nanos - held_nanos + credit_limit_nanos >= 0)
 ) WITH (fillfactor = 50);
@@ -57,7 +57,7 @@ CREATE TABLE api_key (
     old_until_ms BIGINT
 );
 
-CREATE INDEX api_key_old_mac ON api_key (old_mac) WHERE old_mac IS NOT NULL;
+CREATE UNIQUE INDEX api_key_old_mac ON api_key (old_mac) WHERE old_mac IS NOT NULL;
 
 -- A cap on what a key, a project or an account may spend in each window; see account for windows.
 CREATE TABLE budget (
@@ -125,9 +125,10 @@ CREATE TABLE entry (
         'topup', 'trial', 'refund', 'charge', 'budget', 'forgiven'
     )),
     created_ms BIGINT NOT NULL,
-    chain_no BIGINT,
-    chain BYTEA,
-    UNIQUE (tx, seq)
+    chain_no BIGINT CHECK (chain_no >= 1),
+    chain BYTEA CHECK (length(chain) = 32),
+    UNIQUE (tx, seq),
+    CHECK ((chain_no IS NULL) = (chain IS NULL))
 );
 
 CREATE UNIQUE INDEX entry_chain ON entry (account, chain_no) WHERE chain_no IS NOT NULL;
@@ -166,6 +167,7 @@ CREATE TABLE usage (
 
 CREATE INDEX usage_ended ON usage (ended_ms);
 CREATE INDEX usage_account ON usage (account, ended_ms);
+CREATE INDEX usage_key ON usage (key, ended_ms);
 
 -- An Idempotency-Key, as MACs under secrets that are destroyed.
 CREATE TABLE idem (
@@ -201,15 +203,18 @@ CREATE TABLE invite (
     created_ms BIGINT NOT NULL,
     expires_ms BIGINT NOT NULL,
     used_ms BIGINT,
-    key TEXT COLLATE "C" REFERENCES api_key (id)
+    key TEXT COLLATE "C" REFERENCES api_key (id),
+    CHECK ((used_ms IS NULL) = (key IS NULL))
 );
+
+CREATE INDEX invite_expires ON invite (expires_ms);
 
 -- Secrets that live for a while and are then destroyed.
 CREATE TABLE secret (
     purpose TEXT COLLATE "C" NOT NULL,
     bytes BYTEA NOT NULL,
     created_ms BIGINT NOT NULL,
-    PRIMARY KEY (purpose, bytes)
+    PRIMARY KEY (purpose, created_ms)
 );
 
 -- What is remembered once; "schema" is this database's version.

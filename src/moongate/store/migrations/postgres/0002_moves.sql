@@ -96,7 +96,7 @@ CREATE FUNCTION moongate_shown(it hold) RETURNS JSONB LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_array(
         it.id, it.key, it.account, it.model, it.amount_nanos, it.price_version, it.owner,
         it.lease_s, it.created_ms,
-        (SELECT jsonb_agg(leg.account ORDER BY leg.account) FROM hold_leg AS leg
+        (SELECT jsonb_agg(leg.account ORDER BY leg.account)::text FROM hold_leg AS leg
          WHERE leg.hold = it.id),
         it.slice_no, it.state, it.project,
         it.run_input, it.run_cached, it.run_output, it.run_searches
@@ -312,7 +312,7 @@ BEGIN
         IF want.floor_nanos IS NULL OR free < want.floor_nanos THEN
             RETURN jsonb_build_object('why', 'short');
         END IF;
-        want.amount_nanos := free - (free - want.floor_nanos) % want.unit_nanos;
+        want.amount_nanos := free - (free - want.floor_nanos) % greatest(want.unit_nanos, 1);
     END IF;
     RETURN (moongate_hold_all(ARRAY[want], at_ms))[1];
 END $$;
@@ -373,7 +373,7 @@ BEGIN
         SELECT min(posted_nanos - held_nanos + credit_limit_nanos) INTO free
         FROM hold_leg AS leg JOIN account ON account.id = leg.account WHERE leg.hold = it.id;
         IF free < ask.wanted_nanos THEN
-            ask.wanted_nanos := greatest(0, free - free % ask.unit_nanos);
+            ask.wanted_nanos := greatest(0, free - free % greatest(ask.unit_nanos, 1));
         END IF;
         IF ask.wanted_nanos > 0 THEN
             RETURN (moongate_extend_all(ARRAY[ask], at_ms))[1];
@@ -420,7 +420,8 @@ BEGIN
         full_legs := moongate_with_legs(wanted, at_ms);
         SELECT array_agg(DISTINCT budget.id) INTO unopened
         FROM unnest(full_legs) AS want, unnest(want.legs) AS leg (id)
-        JOIN budget ON budget.id = split_part(leg.id, '/', 1)
+        JOIN budget ON budget.id = regexp_replace(leg.id, '/[^/]*$', '')
+            AND leg.id = budget.id || '/' || moongate_window(budget.per, at_ms)
         WHERE NOT EXISTS (SELECT 1 FROM account WHERE account.id = leg.id);
         IF unopened IS NULL THEN
             RETURN full_legs;
@@ -686,12 +687,39 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('moongate secret ' || what));
     at_ms := moongate_now();
     IF NOT EXISTS (
-        SELECT 1 FROM secret WHERE purpose = what AND created_ms > at_ms - period_ms
+        SELECT 1 FROM secret WHERE purpose = what AND created_ms >= at_ms - period_ms
     ) THEN
         INSERT INTO secret (purpose, bytes, created_ms) VALUES (what, fresh, at_ms);
     END IF;
-    DELETE FROM secret WHERE purpose = what AND created_ms <= at_ms - 2 * period_ms;
-    RETURN ARRAY(
-        SELECT bytes FROM secret WHERE purpose = what ORDER BY created_ms DESC, bytes
-    );
+    DELETE FROM secret WHERE purpose = what AND created_ms < at_ms - 2 * period_ms;
+    RETURN ARRAY(SELECT bytes FROM secret WHERE purpose = what ORDER BY created_ms DESC);
 END $$;
+
+-- Use an invitation up and insert the key that came with it, for its account and by its name.
+-- Returns the invitation's id, or null when it is unknown, used or past its time.
+CREATE FUNCTION moongate_invite_take(code BYTEA, fresh JSONB) RETURNS TEXT
+LANGUAGE plpgsql AS $$
+DECLARE
+    it invite;
+    at_ms BIGINT;
+BEGIN
+    SELECT * INTO it FROM invite WHERE mac = code FOR UPDATE;
+    at_ms := moongate_now();
+    IF it.id IS NULL OR it.used_ms IS NOT NULL OR it.expires_ms <= at_ms THEN
+        RETURN NULL;
+    END IF;
+    PERFORM moongate_key_insert(fresh || jsonb_build_object('account', it.account, 'name', it.name));
+    UPDATE invite SET used_ms = at_ms, key = fresh ->> 'id' WHERE id = it.id;
+    RETURN it.id;
+END $$;
+
+-- A key as one JSON object of its columns.
+CREATE FUNCTION moongate_key_insert(fresh JSONB) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO api_key (
+        id, account, name, mac, last4, created_ms, admin, models, policy, zero_retention,
+        expires_ms, revoked_ms, project, rpm, tpm, concurrency, old_mac, old_until_ms
+    )
+    SELECT id, account, name, mac, last4, created_ms, admin, models, policy, zero_retention,
+        expires_ms, revoked_ms, project, rpm, tpm, concurrency, old_mac, old_until_ms
+    FROM jsonb_populate_record(NULL::api_key, fresh)
+$$;
