@@ -23,20 +23,39 @@ def link(before: bytes, entry: EntryRow) -> bytes:
     return hashlib.sha256((before or START) + text.encode()).digest()
 
 
+class Walk:
+    """A walk along one wallet's chain, entry by entry in the order of ``chain_no``."""
+
+    def __init__(self) -> None:
+        self._before, self._number = b"", 0
+        self._wrong: str | None = None
+
+    def take(self, entry: EntryRow) -> str | None:
+        """Go on to ``entry``; what is wrong with the chain so far, its first break only."""
+        if self._wrong is None:
+            self._number += 1
+            self._before = link(self._before, entry)
+            if entry.chain_no != self._number:
+                self._wrong = f"entry {self._number} is missing"
+            elif self._before != entry.chain:
+                self._wrong = f"entry {self._number} is not what its hash says"
+        return self._wrong
+
+    def end(self, last_no: int, last: bytes) -> str | None:
+        """What is wrong with the whole; the account says ``last_no`` and ``last`` of its end."""
+        if self._wrong is None and (self._number, self._before) != (last_no, last):
+            return f"ends at {self._number}, the account says {last_no}"
+        return self._wrong
+
+
 def breaks(entries: Iterable[EntryRow], last_no: int, last: bytes) -> Iterator[str]:
     """What is wrong with one wallet's ``entries``, in the order of their ``chain_no``.
 
     ``last_no`` and ``last`` are what the account says of its last link.
     """
-    before, number = b"", 0
+    walk = Walk()
     for entry in entries:
-        number += 1
-        if entry.chain_no != number:
-            yield f"entry {number} is missing"
-            return
-        before = link(before, entry)
-        if before != entry.chain:
-            yield f"entry {number} is not what its hash says"
-            return
-    if (number, before) != (last_no, last):
-        yield f"ends at {number}, the account says {last_no}"
+        if walk.take(entry):
+            break
+    if wrong := walk.end(last_no, last):
+        yield wrong

@@ -137,7 +137,7 @@ def _check(db: apsw.Connection, path: Path) -> None:
         raise ConfigurationError(
             f"The store {path} is read-only. Make it writable for this user, or name another."
         )
-    known = max(read_migrations())
+    known = max(read_migrations("sqlite"))
     version = db.pragma("user_version")
     if version > known:
         raise ConfigurationError(
@@ -161,7 +161,7 @@ def _migrate(db: apsw.Connection) -> bool:
     db.pragma("journal_mode", "WAL")
     db.pragma("synchronous", "FULL")
     version = db.pragma("user_version")
-    pending = {number: text for number, text in read_migrations().items() if number > version}
+    pending = {number: text for number, text in read_migrations("sqlite").items() if number > version}
     if not pending:
         return False
     db.execute("BEGIN IMMEDIATE")

@@ -1,6 +1,55 @@
 -- Looks and small moves on PostgreSQL. The moves of money are functions of the database itself;
 -- see migrations/postgres. Columns come in the order that mapping.py reads.
 
+-- name: server
+SELECT current_setting('server_encoding'), current_setting('transaction_read_only');
+
+-- name: tables
+-- How many tables are where ours are, or go.
+SELECT count(*) FROM pg_class
+WHERE relkind IN ('r', 'p') AND relnamespace = (
+    SELECT oid FROM pg_namespace WHERE nspname = current_schema()
+);
+
+-- name: version
+SELECT value::bigint FROM note WHERE name = 'schema';
+
+-- name: version_set
+INSERT INTO note (name, value) VALUES ('schema', $1)
+ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value;
+
+-- name: alone
+-- Of several processes that start at once one migrates, and the others wait as long as it takes.
+SET LOCAL lock_timeout = 0;
+SET LOCAL statement_timeout = 0;
+SELECT pg_advisory_xact_lock(hashtext('moongate'), hashtext('migrations'));
+
+-- name: lacking
+-- What this role may not do and must be able to.
+SELECT string_agg(verb || ' on ' || name, ', ' ORDER BY name, verb)
+FROM (VALUES
+    ('account', 'SELECT INSERT UPDATE'),
+    ('api_key', 'SELECT INSERT UPDATE'),
+    ('budget', 'SELECT INSERT UPDATE DELETE'),
+    ('entry', 'SELECT INSERT'),
+    ('hold', 'SELECT INSERT UPDATE'),
+    ('hold_leg', 'SELECT INSERT'),
+    ('idem', 'SELECT INSERT DELETE'),
+    ('invite', 'SELECT INSERT UPDATE DELETE'),
+    ('note', 'SELECT INSERT UPDATE'),
+    ('price', 'SELECT INSERT'),
+    ('pulse', 'SELECT UPDATE'),
+    ('replica', 'SELECT INSERT UPDATE DELETE'),
+    ('secret', 'SELECT INSERT DELETE'),
+    ('topup', 'SELECT INSERT'),
+    ('usage', 'SELECT INSERT')
+) AS need (name, verbs), unnest(string_to_array(verbs, ' ')) AS verb
+WHERE NOT has_table_privilege(name, verb);
+
+-- name: take_time
+-- In a transaction that looks at many rows.
+SET LOCAL statement_timeout = 0;
+
 -- name: moves
 SELECT moongate_moves($1::jsonb, $2::jsonb, $3::jsonb, $4);
 
@@ -201,7 +250,16 @@ SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, 
     streamed, status, first_token_ms, duration_ms, upstream_prompt, upstream_completion,
     upstream_cached
 FROM usage
-WHERE ($1::text IS NULL OR account = $1) AND ended_ms >= $2 AND ended_ms < $3
+WHERE ended_ms >= $1 AND ended_ms < $2
+ORDER BY ended_ms, n;
+
+-- name: usage_of_account
+SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
+    reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
+    streamed, status, first_token_ms, duration_ms, upstream_prompt, upstream_completion,
+    upstream_cached
+FROM usage
+WHERE account = $1 AND ended_ms >= $2 AND ended_ms < $3
 ORDER BY ended_ms, n;
 
 -- name: usage_row
@@ -213,8 +271,18 @@ FROM usage WHERE hold = $1;
 
 -- name: entries
 SELECT tx, seq, account, amount_nanos, kind, created_ms, chain_no, chain FROM entry
-WHERE ($1::text IS NULL OR account = $1) AND ($2::text IS NULL OR tx = $2)
+WHERE $1::text IS NULL OR account = $1
 ORDER BY n;
+
+-- name: entries_of_wallet
+SELECT tx, seq, account, amount_nanos, kind, created_ms, chain_no, chain FROM entry
+WHERE account = $1 AND chain_no IS NOT NULL
+ORDER BY chain_no;
+
+-- name: entries_of_tx
+SELECT tx, seq, account, amount_nanos, kind, created_ms, chain_no, chain FROM entry
+WHERE tx = $1 AND ($2::text IS NULL OR account = $2)
+ORDER BY seq;
 
 -- name: chains
 -- Every wallet with its entries, in the order of its chain.

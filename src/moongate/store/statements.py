@@ -1,4 +1,4 @@
-"""The named statements of ``queries.sql`` and the numbered migrations, as text.
+"""The named statements of each engine and its numbered migrations, as text.
 
 No statement is built from pieces anywhere: values reach SQL as bound parameters only.
 """
@@ -21,18 +21,21 @@ def read_queries(text: str) -> dict[str, str]:
     }  # the piece before the first name is the file's own comment
 
 
-def read_migrations() -> dict[int, str]:
-    """Number -> script, in the order in which they are applied."""
+def read_migrations(engine: str) -> dict[int, str]:
+    """Number -> script of ``sqlite`` or ``postgres``, in the order in which they are applied."""
     found = {
         int(entry.name.split("_", 1)[0]): entry.read_text("utf-8")
-        for entry in _HERE.joinpath("migrations", "sqlite").iterdir()
+        for entry in _HERE.joinpath("migrations", engine).iterdir()
         if entry.name.endswith(".sql")
     }
     return dict(sorted(found.items()))
 
 
 SQL: Final[dict[str, str]] = read_queries(_HERE.joinpath("queries.sql").read_text("utf-8"))
-"""Every statement that runs after the migrations, by name."""
+"""Every statement of SQLite's that runs after the migrations, by name."""
+
+POSTGRES: Final[dict[str, str]] = read_queries(_HERE.joinpath("postgres.sql").read_text("utf-8"))
+"""The same of PostgreSQL."""
 
 AUDITS: Final = tuple(SQL[name] for name in sorted(SQL) if name.startswith("audit_"))
 """The invariants; each returns rows of (name, where, detail) for what breaks it."""

@@ -228,7 +228,7 @@ END $$;
 CREATE FUNCTION moongate_hold_all(wanted moongate_wanted[], at_ms BIGINT) RETURNS JSONB[]
 LANGUAGE plpgsql AS $$
 DECLARE
-    legs BIGINT;
+    leg_count BIGINT;
     paid BIGINT;
 BEGIN
     IF EXISTS (
@@ -237,7 +237,8 @@ BEGIN
     ) THEN
         RAISE EXCEPTION SQLSTATE 'MG001';
     END IF;
-    SELECT count(DISTINCT leg) INTO legs FROM unnest(wanted) AS want, unnest(want.legs) AS leg;
+    SELECT count(DISTINCT leg) INTO leg_count
+    FROM unnest(wanted) AS want, unnest(want.legs) AS leg;
     -- The guard: a leg takes the sum of its batch only if it can pay it.
     UPDATE account
     SET held_nanos = held_nanos + need.nanos
@@ -249,7 +250,7 @@ BEGIN
       AND account.kind IN ('wallet', 'budget')
       AND account.posted_nanos - account.held_nanos + account.credit_limit_nanos >= need.nanos;
     GET DIAGNOSTICS paid = ROW_COUNT;
-    IF paid < legs THEN
+    IF paid < leg_count THEN
         RAISE EXCEPTION SQLSTATE 'MG001';
     END IF;
     INSERT INTO hold (
@@ -265,7 +266,7 @@ BEGIN
     SELECT account, key_macs[1], body_macs[1], id, expires_ms
     FROM unnest(wanted) WHERE key_macs[1] IS NOT NULL;
     RETURN ARRAY(
-        SELECT jsonb_build_object('made', jsonb_build_array(amount_nanos, at_ms, to_jsonb(legs)))
+        SELECT jsonb_build_object('made', jsonb_build_array(amount_nanos, at_ms, to_jsonb(want.legs)))
         FROM unnest(wanted) WITH ORDINALITY AS want ORDER BY want.ordinality
     );
 END $$;
@@ -322,7 +323,7 @@ CREATE FUNCTION moongate_extend_all(more moongate_more[], at_ms BIGINT) RETURNS 
 LANGUAGE plpgsql AS $$
 DECLARE
     grown BIGINT;
-    legs BIGINT;
+    leg_count BIGINT;
     paid BIGINT;
 BEGIN
     -- A repeat, or one that is out of its turn, finds another number and grows nothing.
@@ -336,7 +337,7 @@ BEGIN
     IF grown < cardinality(more) THEN
         RAISE EXCEPTION SQLSTATE 'MG001';
     END IF;
-    SELECT count(DISTINCT leg.account) INTO legs
+    SELECT count(DISTINCT leg.account) INTO leg_count
     FROM unnest(more) AS ask JOIN hold_leg AS leg ON leg.hold = ask.hold;
     UPDATE account
     SET held_nanos = held_nanos + need.nanos
@@ -348,7 +349,7 @@ BEGIN
       AND account.kind IN ('wallet', 'budget')
       AND account.posted_nanos - account.held_nanos + account.credit_limit_nanos >= need.nanos;
     GET DIAGNOSTICS paid = ROW_COUNT;
-    IF paid < legs THEN
+    IF paid < leg_count THEN
         RAISE EXCEPTION SQLSTATE 'MG001';
     END IF;
     RETURN ARRAY(
