@@ -26,6 +26,7 @@ from moongate.store.postgres import PostgresStore
 from moongate.store.statements import read_migrations
 
 NUMBERS = count(1)
+KEPT, BUNCH = 8, 32
 # What the functions of the database take for the time, where a test sets it.
 CLOCK = """
 CREATE TABLE manual_clock (at_ms BIGINT);
@@ -59,8 +60,10 @@ class Cluster:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
-        self._run("initdb", "-D", self.data, "-U", "moongate", "-A", "trust", "-E", "UTF8",
-                  "--no-locale", "--no-sync")  # fmt: skip
+        who = ("-U", "moongate", "-A", "trust")
+        # Not the order of bytes, as most have it: what relies on that must say so itself.
+        how = ("-E", "UTF8", "--locale=C", "--locale-provider=icu", "--icu-locale=en-US")
+        self._run("initdb", "-D", self.data, *who, *how, "--no-sync")
         self.start()
 
     @staticmethod
@@ -87,7 +90,9 @@ class Cluster:
 
     def _as_user(self) -> dict[str, Any]:
         user = self._user
-        return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        return (
+            {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        )
 
     def start(self) -> None:
         """Start, and wait until it answers."""
@@ -96,7 +101,8 @@ class Cluster:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": self.folder,
             "max_connections": 200,
-            "shared_buffers": "64MB",
+            "shared_buffers": "128MB",
+            "max_wal_size": "4GB",
             "log_statement": "none",
         }
         words = [f"-c{name}={value}" for name, value in settings.items()]
@@ -109,12 +115,12 @@ class Cluster:
                 start_new_session=True,
                 **self._as_user(),
             )
-        self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), "-t", "30") if False else None
         deadline = time.monotonic() + 30
         while True:
             ready = subprocess.run(
-                [binaries() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-            )
+                [binaries() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port),
+                 "-U", "moongate", "-d", "postgres"]
+            )  # fmt: skip
             if ready.returncode == 0:
                 return
             assert self._process.poll() is None, (self.folder / "log").read_text()
@@ -178,16 +184,16 @@ def cluster() -> Cluster:
 
 
 def database(*, empty: bool = False) -> str:
-    """The address of a fresh database."""
-    name = f"t{next(NUMBERS)}"
+    """The address of a fresh database; old ones are removed in bunches, the last few stay."""
+    number = next(NUMBERS)
+    if number % BUNCH == 0:
+        # Each first removal waits for the disk, those that follow at once do not.
+        olds = range(max(1, number - BUNCH - KEPT), number - KEPT)
+        cluster().psql("postgres", "".join(f"DROP DATABASE t{n} WITH (FORCE);\n" for n in olds))
+    name = f"t{number}"
     template = "template1" if empty else "template_moongate"
     cluster().psql("postgres", f"CREATE DATABASE {name} TEMPLATE {template};")
     return cluster().url(name)
-
-
-def drop(url: str) -> None:
-    """Remove the database of :func:`database`."""
-    cluster().psql("postgres", f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE);")
 
 
 class ClockedStore(PostgresStore):

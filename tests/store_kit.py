@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import apsw
+import pytest
 
 from moongate.core.money import Price, Usage, charge
 from moongate.core.ports import Settlement, Store
@@ -26,14 +27,16 @@ from moongate.core.rows import (
 )
 from moongate.store.memory import MemoryStore
 from moongate.store.sqlite import SqliteStore
+from postgres_kit import ClockedStore, database
 
 MAKERS: Final[dict[str, Callable[[Path], Store]]] = {
     "sqlite": lambda folder: SqliteStore(folder / "moongate.db"),
     "memory": lambda _folder: MemoryStore(),
+    "postgres": lambda _folder: ClockedStore(database(), NOW_MS),
 }
-ENGINES: Final = tuple(MAKERS)
 ALONE: Final = ("sqlite", "memory")
 """Engines that one process serves."""
+ENGINES: Final = (*ALONE, pytest.param("postgres", marks=pytest.mark.postgres))
 KIMI = Price(input=480, cached=100, output=2000, search=5_000_000)
 NOW_MS = 1_769_472_000_000
 

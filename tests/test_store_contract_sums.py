@@ -116,10 +116,10 @@ async def test_a_crash_that_is_settled_is_charged_and_one_that_is_not_is_free(
 ) -> None:
     await furnish(store, 10**9)
     used = Usage(10, 20, 30)
-    for id, cut in (("h1", True), ("h2", False)):
+    for n, (id, cut) in enumerate((("h1", True), ("h2", False))):
         row = await held(store, a_hold(id, 10**6))
         await store.renew([Running(row.id, used)], NOW_MS)
-        late_ms = NOW_MS + 1_000_000
+        late_ms = NOW_MS + (n + 1) * 1_000_000
         await the_time_is(store, late_ms)
         assert await store.expire(late_ms, 1, checkpoint=cut) == [id]
     (group,) = await store.usage_sums(days=False, keys=False)

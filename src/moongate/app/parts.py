@@ -22,14 +22,19 @@ Announce = Callable[[dict[str, object]], None]
 
 
 def make_store(settings: Settings, home: Home) -> Store:
-    """The store that the settings name. Raises ConfigurationError for one not offered yet."""
+    """The store that the settings name. Raises ConfigurationError where a package is missing."""
     file = settings.store.file(home.path)
-    if file is None:
+    if file is not None:
+        return SqliteStore(file)
+    try:
+        # Only this store needs asyncpg, which the plain install leaves out.
+        from moongate.store.postgres import PostgresStore  # noqa: PLC0415 - see above
+    except ModuleNotFoundError:
         raise ConfigurationError(
-            "store.url must be a SQLite file, like sqlite:///moongate.db: this version "
-            "has no other store."
-        )
-    return SqliteStore(file)
+            "store.url names a PostgreSQL database; the package for it is not installed. "
+            "Install it: pip install moongate[scale]"
+        ) from None
+    return PostgresStore(settings.store.url)
 
 
 def make_upstreams(

@@ -1,5 +1,6 @@
-"""Where rows live: one port (``core.ports.Store``), one module an engine.
+"""Where rows live: one port (``core.store.Store``), one module an engine.
 
-``sqlite`` is the embedded engine, ``memory`` its twin for tests. No module here knows why money
-moves, and none holds content: ids, times, counts, prices and states are all that comes in.
+``sqlite`` is the embedded engine, ``postgres`` the one for many processes, ``memory`` their twin
+for tests. No module here knows why money moves, and none holds content: ids, times, counts, prices
+and states are all that comes in.
 """

@@ -161,7 +161,9 @@ def _migrate(db: apsw.Connection) -> bool:
     db.pragma("journal_mode", "WAL")
     db.pragma("synchronous", "FULL")
     version = db.pragma("user_version")
-    pending = {number: text for number, text in read_migrations("sqlite").items() if number > version}
+    pending = {
+        number: text for number, text in read_migrations("sqlite").items() if number > version
+    }
     if not pending:
         return False
     db.execute("BEGIN IMMEDIATE")

@@ -12,6 +12,7 @@ from typing import Final
 
 from moongate.core.chain import Walk
 from moongate.core.rows import EntryRow, Finding, HoldRow, UsageRow
+from moongate.core.sums import UsageSum
 from moongate.store import mapping
 from moongate.store.postgres_line import Line
 from moongate.store.postgres_money import PostgresMoney
@@ -54,12 +55,28 @@ class PostgresStore(PostgresMoney, PostgresOffice):
     async def usage(
         self, account: str | None = None, from_ms: int = 0, to_ms: int | None = None
     ) -> list[UsageRow]:
-        span = (from_ms, mapping.FOREVER_MS if to_ms is None else to_ms)
+        span = _span(from_ms, to_ms)
         if account is None:
             found = await self._all("usage", *span)
         else:
             found = await self._all("usage_of_account", account, *span)
         return [mapping.usage_row(values) for values in found]
+
+    async def usage_sums(
+        self,
+        account: str | None = None,
+        from_ms: int = 0,
+        to_ms: int | None = None,
+        *,
+        days: bool = True,
+        keys: bool = True,
+    ) -> list[UsageSum]:
+        values = (days, keys, *_span(from_ms, to_ms))
+        if account is None:
+            found = await self._all("usage_sums", *values)
+        else:
+            found = await self._all("usage_sums_of_account", *values, account)
+        return [UsageSum(*figures) for figures in found]
 
     async def usage_row(self, hold: str) -> UsageRow | None:
         found = await self._one("usage_row", hold)
@@ -72,6 +89,17 @@ class PostgresStore(PostgresMoney, PostgresOffice):
             row = None if account is None else await self.account(account)
             wallet = row is not None and row.kind == "wallet"
             found = await self._all("entries_of_wallet" if wallet else "entries", account)
+        return [EntryRow(*values) for values in found]
+
+    async def entry_sums(
+        self, account: str, from_ms: int = 0, to_ms: int | None = None
+    ) -> dict[str, int]:
+        return dict(await self._all("entry_sums", account, *_span(from_ms, to_ms)))
+
+    async def credits(
+        self, account: str, from_ms: int = 0, to_ms: int | None = None
+    ) -> list[EntryRow]:
+        found = await self._all("credits", account, *_span(from_ms, to_ms))
         return [EntryRow(*values) for values in found]
 
     async def audit(self) -> list[Finding]:
@@ -97,6 +125,10 @@ class PostgresStore(PostgresMoney, PostgresOffice):
         await self._one("account", "cash")
         findings: list[Finding] = await self._pool.do(inspect, AUDIT_S)
         return findings
+
+
+def _span(from_ms: int, to_ms: int | None) -> tuple[int, int]:
+    return from_ms, mapping.FOREVER_MS if to_ms is None else to_ms
 
 
 async def _chains(db: Connection) -> list[Finding]:

@@ -262,6 +262,47 @@ FROM usage
 WHERE account = $1 AND ended_ms >= $2 AND ended_ms < $3
 ORDER BY ended_ms, n;
 
+-- name: usage_sums
+-- As core.sums.add_up adds up: the tokens of requests that were charged, all charges, all forgiven.
+SELECT CASE WHEN $1 THEN ended_ms / 86400000 ELSE -1 END, account,
+    CASE WHEN $2 THEN key ELSE '' END,
+    model, price_version, count(*), count(*) FILTER (WHERE NOT billed),
+    coalesce(sum(input) FILTER (WHERE billed), 0)::bigint,
+    coalesce(sum(cache_read) FILTER (WHERE billed), 0)::bigint,
+    coalesce(sum(output) FILTER (WHERE billed), 0)::bigint,
+    coalesce(sum(searches) FILTER (WHERE billed), 0)::bigint,
+    sum(charge_nanos)::bigint, sum(forgiven_nanos)::bigint
+FROM (
+    SELECT *, charge_nanos > 0 OR (
+        outcome NOT IN ('upstream_error', 'gateway_error', 'refused', 'expired')
+        AND forgiven_nanos = 0
+    ) AS billed
+    FROM usage
+    WHERE ended_ms >= $3 AND ended_ms < $4
+) AS rated
+GROUP BY 1, 2, 3, 4, 5
+ORDER BY 1, 2, 3, 4, 5;
+
+-- name: usage_sums_of_account
+SELECT CASE WHEN $1 THEN ended_ms / 86400000 ELSE -1 END, account,
+    CASE WHEN $2 THEN key ELSE '' END,
+    model, price_version, count(*), count(*) FILTER (WHERE NOT billed),
+    coalesce(sum(input) FILTER (WHERE billed), 0)::bigint,
+    coalesce(sum(cache_read) FILTER (WHERE billed), 0)::bigint,
+    coalesce(sum(output) FILTER (WHERE billed), 0)::bigint,
+    coalesce(sum(searches) FILTER (WHERE billed), 0)::bigint,
+    sum(charge_nanos)::bigint, sum(forgiven_nanos)::bigint
+FROM (
+    SELECT *, charge_nanos > 0 OR (
+        outcome NOT IN ('upstream_error', 'gateway_error', 'refused', 'expired')
+        AND forgiven_nanos = 0
+    ) AS billed
+    FROM usage
+    WHERE account = $5 AND ended_ms >= $3 AND ended_ms < $4
+) AS rated
+GROUP BY 1, 2, 3, 4, 5
+ORDER BY 1, 2, 3, 4, 5;
+
 -- name: usage_row
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
@@ -283,6 +324,17 @@ ORDER BY chain_no;
 SELECT tx, seq, account, amount_nanos, kind, created_ms, chain_no, chain FROM entry
 WHERE tx = $1 AND ($2::text IS NULL OR account = $2)
 ORDER BY seq;
+
+-- name: entry_sums
+SELECT kind, sum(amount_nanos)::bigint FROM entry
+WHERE account = $1 AND chain_no IS NOT NULL AND created_ms >= $2 AND created_ms < $3
+GROUP BY kind;
+
+-- name: credits
+SELECT tx, seq, account, amount_nanos, kind, created_ms, chain_no, chain FROM entry
+WHERE account = $1 AND kind IN ('topup', 'trial', 'refund')
+  AND created_ms >= $2 AND created_ms < $3
+ORDER BY n;
 
 -- name: chains
 -- Every wallet with its entries, in the order of its chain.

@@ -13,12 +13,12 @@ from uuid import uuid4
 import msgspec
 
 from moongate.core.errors import LedgerUnavailable, Refused
-from moongate.core.rows import HoldRow, HoldState, TopupRow
 from moongate.core.money import Usage
+from moongate.core.rows import HoldRow, HoldState, TopupRow
 from moongate.core.store import Extension, Idem, NotHeld, Running, Settlement
 from moongate.store import postgres_rows as rows
 from moongate.store.mapping import AGAINST
-from moongate.store.postgres_line import LANES, Line, Move
+from moongate.store.postgres_line import Line, Move
 from moongate.store.postgres_pool import LIMIT_S, Connection, Pool
 from moongate.store.statements import POSTGRES
 
@@ -94,7 +94,7 @@ class PostgresMoney:
         return row
 
     async def settle(self, settlement: Settlement) -> bool:
-        """As :class:`core.store.Store` says; waits up to two seconds for a database that is gone."""
+        """As the seam says; waits up to two seconds for a database that is gone."""
         move = Move("settle", settlement.row.hold, rows.settlement_json(settlement), SETTLE_S)
         future = self._line.put(move)
         await asyncio.wait((future,), timeout=LIMIT_S)
@@ -110,7 +110,7 @@ class PostgresMoney:
         return count
 
     async def expire(self, at_ms: int, grace_s: int, *, checkpoint: bool = False) -> list[str]:  # noqa: ARG002 - the database's clock counts
-        """As :class:`core.store.Store` says.
+        """As the seam says.
 
         Nothing is expired while the database was found gone within the last 15 seconds: what
         lapsed meanwhile was not left by the dead, and its owners, of whom we may not be the first
@@ -128,7 +128,11 @@ class PostgresMoney:
             expired += ids
 
     async def expire_orphans(
-        self, owner: str, at_ms: int, *, checkpoint: bool = False  # noqa: ARG002 - of the seam
+        self,
+        owner: str,  # noqa: ARG002 - nobody's holds
+        at_ms: int,  # noqa: ARG002 - are told apart
+        *,
+        checkpoint: bool = False,  # noqa: ARG002 - here
     ) -> list[str]:
         """Nothing: other processes serve this store too, and leases tell the dead apart."""
         return []

@@ -9,6 +9,7 @@ back by itself when the database does. It refuses to know what its connections a
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -70,7 +71,7 @@ def translated(error: BaseException) -> Exception:
 
 
 def fault(error: asyncpg.PostgresError) -> str:
-    """The constraint, a trigger's own sentence, or the bare code: never a value."""
+    """The constraint, a trigger's own sentence, or the bare code; never a value."""
     name = error.as_dict().get("constraint_name")
     return name or (str(error) if error.sqlstate == "P0001" else str(error.sqlstate))
 
@@ -85,7 +86,7 @@ class Pool:
         self._idle: list[tuple[Connection, float]] = []
         self._taken: set[Connection] = set()
         self._closed = False
-        self._heard_s = self._lost_s = float("-inf")
+        self._heard_s = self._lost_s = -inf
 
     def quiet_s(self, now_s: float) -> float:
         """Seconds since the database was last found gone."""

@@ -54,9 +54,7 @@ def settlement_json(settlement: Settlement) -> bytes:
     end = msgspec.structs.asdict(settlement.row)
     used = end.pop("usage")
     end |= msgspec.structs.asdict(used)
-    return _ENCODER.encode(
-        end | {"state": 2 if settlement.void else 1, "late": settlement.late}
-    )
+    return _ENCODER.encode(end | {"state": 2 if settlement.void else 1, "late": settlement.late})
 
 
 def running_json(running: list[Running]) -> str:
@@ -127,8 +125,8 @@ def _outcome(one: Any) -> Outcome:
             return nanos, at_ms, tuple(legs)
         case {"stands": values}:
             return hold_row(values)
-        case {"why": why, **rest}:
-            return NotHeld(why, rest.get("hold", ""))
+        case {"why": why, "hold": hold}:
+            return NotHeld(why, hold)
         case list():
             return hold_row(one)
         case _:

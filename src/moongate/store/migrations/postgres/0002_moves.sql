@@ -307,11 +307,11 @@ BEGIN
     SELECT count(*), min(posted_nanos - held_nanos + credit_limit_nanos) INTO payers, free
     FROM account WHERE id = ANY (want.legs) AND kind IN ('wallet', 'budget');
     IF payers < cardinality(want.legs) THEN
-        RETURN jsonb_build_object('why', 'short');
+        RETURN jsonb_build_object('why', 'short', 'hold', '');
     END IF;
     IF free < want.amount_nanos THEN
         IF want.floor_nanos IS NULL OR free < want.floor_nanos THEN
-            RETURN jsonb_build_object('why', 'short');
+            RETURN jsonb_build_object('why', 'short', 'hold', '');
         END IF;
         want.amount_nanos := free - (free - want.floor_nanos) % greatest(want.unit_nanos, 1);
     END IF;
@@ -353,8 +353,8 @@ BEGIN
         RAISE EXCEPTION SQLSTATE 'MG001';
     END IF;
     RETURN ARRAY(
-        SELECT moongate_shown(hold)
-        FROM unnest(more) WITH ORDINALITY AS ask JOIN hold ON hold.id = ask.hold
+        SELECT moongate_shown(it)
+        FROM unnest(more) WITH ORDINALITY AS ask JOIN hold AS it ON it.id = ask.hold
         ORDER BY ask.ordinality
     );
 END $$;
