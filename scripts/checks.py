@@ -23,12 +23,18 @@ NODE = ROOT / "tests" / "node"
 # Where all tests find the embedded model, so that it is fetched once.
 MODELS = Path(os.environ.get("MOONGATE_MODEL_CACHE") or ROOT / ".cache")
 # Servers that the tests start themselves: where they may be found, and Debian's package.
-SERVERS: dict[str, tuple[Callable[[], bool], str]] = {
+SERVERS: dict[str, tuple[Callable[[], object], str]] = {
     "redis": (
         lambda: any(shutil.which(name) for name in ("redis-server", "valkey-server")),
         "redis-server",
     ),
+    "postgres": (
+        lambda: shutil.which("initdb") or any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
+        "postgresql",
+    ),
 }
+# With this file there, Debian's package makes no cluster of its own.
+CLUSTERS = Path("/etc/postgresql-common/createcluster.d/moongate.conf")
 PARTS = ("format", "lint", "types", "node", "engine", *SERVERS, "tests")
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it whether a package may start its service
 # A closing line of pytest -q: "3 passed, 1 skipped in 0.12s", "no tests ran in 0.01s".
@@ -103,6 +109,9 @@ def prepare_server(name: str) -> str:
 def apt_install(package: str) -> None:
     """Install ``package`` and start nothing of it; whoever called looks whether it is there."""
     mine = not POLICY.exists()
+    if package == "postgresql" and not CLUSTERS.parent.parent.exists():
+        CLUSTERS.parent.mkdir(parents=True)
+        CLUSTERS.write_text("create_main_cluster = false\n")
     if mine:
         POLICY.write_text("#!/bin/sh\nexit 101\n")
         POLICY.chmod(0o755)

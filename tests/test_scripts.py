@@ -11,7 +11,7 @@ from live_kit import ROOT
 
 CHECKS = [sys.executable, ROOT / "scripts" / "checks.py"]
 OTHERS = ["--without=format", "--without=lint", "--without=types"]
-OTHERS += ["--without=node", "--without=engine", "--without=redis"]
+OTHERS += ["--without=node", "--without=engine", "--without=redis", "--without=postgres"]
 QUICK = "tests/test_scripts.py::test_an_unknown_part_is_wrong_use"
 
 

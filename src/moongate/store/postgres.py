@@ -78,6 +78,9 @@ class PostgresStore(PostgresMoney, PostgresOffice):
             found = await self._all("usage_sums_of_account", *values, account)
         return [UsageSum(*figures) for figures in found]
 
+    async def last_used(self, account: str | None = None) -> dict[str, int]:
+        return dict(await self._all("last_used", account))
+
     async def usage_row(self, hold: str) -> UsageRow | None:
         found = await self._one("usage_row", hold)
         return None if found is None else mapping.usage_row(found)

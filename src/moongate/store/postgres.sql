@@ -303,6 +303,15 @@ FROM (
 GROUP BY 1, 2, 3, 4, 5
 ORDER BY 1, 2, 3, 4, 5;
 
+-- name: last_used
+-- One look at an index for each key, however many rows there are.
+SELECT id, at_ms
+FROM (
+    SELECT id, (SELECT max(ended_ms) FROM usage WHERE usage.key = api_key.id) AS at_ms
+    FROM api_key WHERE $1::text IS NULL OR account = $1
+) AS key
+WHERE at_ms IS NOT NULL;
+
 -- name: usage_row
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
