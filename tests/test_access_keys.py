@@ -160,6 +160,8 @@ async def test_unknown_mistyped_late_and_foreign_codes_get_one_answer(house):
     house.store.trouble = "full"
     with pytest.raises(LedgerUnavailable):
         await house.invites.redeem(good)
+    with pytest.raises(Refused):  # a mistyped one is refused before the store is asked
+        await house.invites.redeem(good[:-1] + ("a" if good[-1] != "a" else "b"))
     house.store.trouble = None
     assert (await house.invites.redeem(good))[0].account == "acme"
 
