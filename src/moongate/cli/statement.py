@@ -110,4 +110,4 @@ def _figures(lines: list[dict[str, Any]], whole: dict[str, Any]) -> Iterator[tup
             yield title, [screen.tokens(line[name]) for line in lines]
     if whole["forgiven_nanos"]:
         yield "Not charged", screen.aligned([line["forgiven_usd"] for line in lines])
-    yield "Charged USD", screen.aligned([line["charge_usd"] for line in lines])
+    yield "USD", screen.aligned([line["charge_usd"] for line in lines])
