@@ -8,7 +8,8 @@ import pytest
 from engine_kit import model_cache
 from live_kit import Live, running, short_folder
 from moongate.core.ports import Store
-from rates_kit import Timed, TimedLocal, TimedRedis
+from postgres_kit import database
+from rates_kit import Timed, TimedLocal, TimedPostgres, TimedRedis
 from redis_kit import RedisServer, redis_server
 from store_kit import ENGINES, make_store, opened
 
@@ -40,12 +41,23 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["local", pytest.param("redis", marks=pytest.mark.redis)])
+COUNTERS = [
+    "local",
+    pytest.param("redis", marks=pytest.mark.redis),
+    pytest.param("postgres", marks=pytest.mark.postgres),
+]
+
+
+@pytest.fixture(params=COUNTERS)
 async def timed(request: pytest.FixtureRequest) -> AsyncIterator[Timed]:
     """Each counter of rates, with a time that the test moves and an account of its own."""
-    if request.param == "local":
-        made: Timed = TimedLocal()
-    else:
-        made = TimedRedis(request.getfixturevalue("redis").url)
+    made: Timed
+    match request.param:
+        case "local":
+            made = TimedLocal()
+        case "redis":
+            made = TimedRedis(request.getfixturevalue("redis").url)
+        case _:
+            made = TimedPostgres(database())
     yield made
     await made.close()

@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import asyncpg
 import msgspec
 from hypothesis import strategies as st
 from redis.asyncio import Redis
@@ -16,6 +17,7 @@ from moongate.access.counter import LocalCounter
 from moongate.access.redis_counter import SCRIPT, RedisCounter
 from moongate.core.ports import ManualClock
 from moongate.core.rates import Answer, Ask, Counter, Rate, Room
+from moongate.store.postgres_rates import PostgresCounter
 
 MINUTE_MS = 60_000
 LEASE_MS = 30_000
@@ -132,6 +134,34 @@ class TimedRedis(Timed):
             pipe.delete("test-clock")
             pipe.rpush("test-clock", str(seconds), str(ms * 1000))
             await pipe.execute()
+
+
+class TimedPostgres(Timed):
+    """The function of the product, in a database whose clock the test sets."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url, self.now_ms, self.set_ms = url, 1_800_000_000_000, 0
+        self.clock: asyncpg.Connection | None = None
+        self.counter = PostgresCounter(url, lease_ms=LEASE_MS)
+
+    async def advance(self, ms: int) -> None:
+        self.now_ms += ms
+
+    async def count(self, ask: Ask) -> Answer:
+        if self.clock is None:
+            self.clock = await asyncpg.connect(self.url)
+            await self.clock.execute("INSERT INTO manual_clock VALUES (0)")
+            await self.clock.execute("SET synchronous_commit = off")
+        if self.set_ms != self.now_ms:
+            await self.clock.execute("UPDATE manual_clock SET at_ms = $1", self.now_ms)
+            self.set_ms = self.now_ms
+        return await super().count(ask)
+
+    async def close(self) -> None:
+        await super().close()
+        if self.clock is not None:
+            await self.clock.close()
 
 
 # A step of a schedule: what to ask, and how long to wait before.

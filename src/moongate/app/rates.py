@@ -1,4 +1,4 @@
-"""Who counts rates: Redis where the settings name one, else this process alone."""
+"""Who counts rates: Redis where the settings name one, else the database of several processes."""
 
 from moongate.access.counter import LocalCounter
 from moongate.access.ladder import Ladder, Replicas
@@ -28,14 +28,16 @@ def make_limits(
 
 
 def _shared(settings: Settings) -> Counter | None:
-    url = settings.rates.redis_url
-    if not url:
+    """The counter of all replicas; ``None`` where there is one process alone."""
+    redis, store = settings.rates.redis_url, settings.store.url
+    if not redis and not store.startswith("postgresql://"):
         return None
     try:
         # An extra that only several processes need.
         from moongate.access.redis_counter import RedisCounter  # noqa: PLC0415 - as said above
+        from moongate.store.postgres_rates import PostgresCounter  # noqa: PLC0415 - the same
     except ImportError:
         raise ConfigurationError(
-            "rates.redis_url needs the package redis: pip install 'moongate[scale]'."
+            "rates.redis_url and a PostgreSQL store need: pip install 'moongate[scale]'."
         ) from None
-    return RedisCounter(url)
+    return RedisCounter(redis) if redis else PostgresCounter(store)

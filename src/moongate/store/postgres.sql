@@ -39,6 +39,8 @@ FROM (VALUES
     ('note', 'SELECT INSERT UPDATE'),
     ('price', 'SELECT INSERT'),
     ('pulse', 'SELECT UPDATE'),
+    ('rate', 'SELECT INSERT UPDATE DELETE'),
+    ('rate_place', 'SELECT INSERT UPDATE DELETE'),
     ('replica', 'SELECT INSERT UPDATE DELETE'),
     ('secret', 'SELECT INSERT DELETE'),
     ('topup', 'SELECT INSERT'),
@@ -97,6 +99,12 @@ WITH beat AS (
 )
 SELECT 1 + count(*) FROM replica, beat
 WHERE replica.owner <> beat.owner AND replica.beat_ms >= beat.beat_ms - 15000;
+
+-- name: rates
+SELECT moongate_rates($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: rates_forget
+SELECT moongate_rates_forget();
 
 -- name: account_insert
 INSERT INTO account (

@@ -75,7 +75,7 @@ async def _connected(url: str) -> Connection:
     except asyncpg.TooManyConnectionsError:
         raise ConfigurationError(
             f"The server of {_name(url)} has no connection left. Raise its max_connections "
-            "(each Moongate process takes up to 9), or stop what else uses it."
+            "(each Moongate process takes up to 12), or stop what else uses it."
         ) from None
     except (ValueError, asyncpg.ClientConfigurationError):
         # The library's own text may repeat the address, password included.
