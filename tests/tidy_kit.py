@@ -34,6 +34,7 @@ RANK = {part: rank for rank, row in enumerate(LAYERS) for part in row}
 # Modules that are one part under several names.
 ALIASES = {
     "visit": "gateway",
+    "admission": "gateway",
     "delivery": "gateway",
     "passage": "gateway",
     "cover": "gateway",

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from moongate.access.idempotency import Idempotency
-from moongate.access.keys import Keys, Principal, tenant_tag
+from moongate.access.keys import Keys, Principal
 from moongate.access.limits import Lease, Limits
-from moongate.core.cards import DataPolicy, Facts
+from moongate.admission import Admission
+from moongate.core.cards import DataPolicy
 from moongate.core.errors import (
     ClientLeft,
     LedgerUnavailable,
@@ -26,17 +27,15 @@ from moongate.core.errors import (
     UpstreamRefused,
 )
 from moongate.core.money import Bill, charge
-from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
-from moongate.core.request import Request
+from moongate.core.ports import Clock, Codec, Upstream
 from moongate.core.rows import Outcome
 from moongate.core.store import Idem
 from moongate.cover import Cover
-from moongate.delivery import Streamed, Whole, refuse
+from moongate.delivery import refuse
 from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.passage import Passage
-from moongate.route import plan, rules
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
 from moongate.visit import Job, Visit
@@ -70,9 +69,10 @@ class Gateway:
         self.passage = Passage(
             upstreams=upstreams, health=health, clock=clock, log=log, metrics=metrics
         )
-        self._tenant_secret = tenant_secret
-        self._require: DataPolicy = require
-        self._unretained = unretained
+        self.admission = Admission(
+            catalog=catalog, upstreams=upstreams, health=health, clock=clock,
+            tenant_secret=tenant_secret, require=require, unretained=unretained,
+        )  # fmt: skip
         self._visits: set[Visit] = set()
 
     async def handle(self, codec: Codec, visit: Visit) -> None:
@@ -84,7 +84,7 @@ class Gateway:
                 body = await visit.body()
                 lease.bytes(len(body))
                 request = codec.read_request(body)
-                job = self._admit(codec, visit, principal, request, headers)
+                job = self.admission.admit(codec, visit, principal, request, headers)
                 idem = await self.idempotency.mark(principal.account, visit.idempotency, body)
                 await lease.admit(visit.id, job.tokens_first(self.book.slices))
                 headers |= lease.headers()
@@ -113,52 +113,10 @@ class Gateway:
             visit.end("gateway_error")
         return len(self._visits)
 
-    def facts(self, upstream: str) -> Facts:
-        """What the upstream of that name says of itself."""
-        return self.upstreams[upstream].facts()
-
     async def _identify(self, visit: Visit) -> Principal:
         if isinstance(visit.credential, Principal):
             return visit.credential
         return await self.keys.identify(visit.credential)
-
-    def _admit(
-        self,
-        codec: Codec,
-        visit: Visit,
-        principal: Principal,
-        request: Request,
-        headers: dict[str, str],
-    ) -> Job:
-        """Decide everything that can be decided before money moves. Raises Refused."""
-        offer = self.catalog.offer(request.model)
-        if principal.models and offer.card.id not in principal.models:
-            raise Refused("insufficient_permissions", "model", thing="model")
-        allowed = self._unretained if principal.zero_retention else self.upstreams.keys()
-        targets = [target for target in offer.card.targets if target.upstream in allowed]
-        steps = plan.order(targets, self.facts, self.health.alive, self._require)
-        first, rest = steps[0].target, steps[1:]
-        offers = {s: self.catalog.offer(request.model, s.target.upstream) for s in steps}
-        offer = offers[steps[0]]
-        fit = tuple(step for step in rest if rules.fits(request, offers[step], principal.policy))
-        request, left_out = rules.check(request, offer, principal.policy)
-        asked = request.output_tokens_max
-        cap = min(asked or offer.output_tokens_default, offer.window)
-        tenant = tenant_tag(self._tenant_secret, principal.account)
-        ask = Ask(visit.id, request, first.model, cap, tenant)
-        dropped = (*left_out, *self.upstreams[first.upstream].dropped(request))
-        if dropped:
-            headers["x-moongate-dropped"] = ",".join(dropped)
-        if asked is not None and asked > cap:
-            headers["x-moongate-clamped"] = "max_completion_tokens"
-        now = (self.clock.monotonic_s(), self.clock.now_ms())
-        head = Head(
-            f"chatcmpl-{visit.id[-24:]}", now[1] // 1000, offer.card.id, offer.fingerprint,
-            request.include_usage,
-        )  # fmt: skip
-        form = Streamed if request.stream else Whole
-        delivery = form(codec, head, visit.reply, headers, self.clock)
-        return Job(principal, offer, (steps[0], *fit), ask, delivery, headers, *now)
 
     async def _hold(self, job: Job, idem: Idem | None, lease: Lease) -> Held:
         """Set money aside. Raises Refused, which costs no tokens of a rate, LedgerUnavailable."""

@@ -1,0 +1,104 @@
+"""Admission: everything that can be decided about a request before money moves.
+
+Which offer, which targets in which order, what the model's rules leave of the request, how long the
+answer may get, and how it goes back. It asks no upstream and holds no money.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from moongate.access.keys import Principal, tenant_tag
+from moongate.core.cards import DataPolicy, Facts, Offer
+from moongate.core.errors import Refused
+from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
+from moongate.core.request import Request
+from moongate.delivery import Streamed, Whole
+from moongate.route import plan, rules
+from moongate.route.catalog import Catalog
+from moongate.route.health import Health
+from moongate.route.plan import Step
+from moongate.visit import Job, Visit
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """What serves a request: the offer of its first step, and the steps in order.
+
+    ``left_out`` are the names of fields that the key's policy had dropped from ``request``.
+    """
+
+    request: Request
+    offer: Offer
+    steps: tuple[Step, ...]
+    left_out: tuple[str, ...]
+
+
+class Admission:
+    """Decides for every request. ``unretained`` names the upstreams that keep nothing."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        upstreams: Mapping[str, Upstream],
+        health: Health,
+        clock: Clock,
+        tenant_secret: bytes,
+        require: DataPolicy,
+        unretained: frozenset[str],
+    ) -> None:
+        self._catalog, self._upstreams = catalog, upstreams
+        self._health, self._clock = health, clock
+        self._tenant_secret = tenant_secret
+        self._require: DataPolicy = require
+        self._unretained = unretained
+
+    def choose(self, principal: Principal, request: Request) -> Chosen:
+        """Who serves ``request``, and what is left of it. Raises Refused."""
+        offer = self._catalog.offer(request.model)
+        if principal.models and offer.card.id not in principal.models:
+            raise Refused("insufficient_permissions", "model", thing="model")
+        allowed = self._unretained if principal.zero_retention else self._upstreams.keys()
+        targets = [target for target in offer.card.targets if target.upstream in allowed]
+        steps = plan.order(targets, self._facts, self._health.alive, self._require)
+        offers = {s: self._catalog.offer(request.model, s.target.upstream) for s in steps}
+        offer = offers[steps[0]]
+        fit = (s for s in steps[1:] if rules.fits(request, offers[s], principal.policy))
+        request, left_out = rules.check(request, offer, principal.policy)
+        return Chosen(request, offer, (steps[0], *fit), left_out)
+
+    def admit(
+        self,
+        codec: Codec,
+        visit: Visit,
+        principal: Principal,
+        request: Request,
+        headers: dict[str, str],
+    ) -> Job:
+        """The job that ``request`` is; writes what it says of it into ``headers``. Raises Refused.
+
+        Nothing was moved or asked when it returns.
+        """
+        chosen = self.choose(principal, request)
+        request, offer, first = chosen.request, chosen.offer, chosen.steps[0].target
+        asked = request.output_tokens_max
+        cap = min(asked or offer.output_tokens_default, offer.window)
+        tenant = tenant_tag(self._tenant_secret, principal.account)
+        ask = Ask(visit.id, request, first.model, cap, tenant)
+        dropped = (*chosen.left_out, *self._upstreams[first.upstream].dropped(request))
+        if dropped:
+            headers["x-moongate-dropped"] = ",".join(dropped)
+        if asked is not None and asked > cap:
+            headers["x-moongate-clamped"] = "max_completion_tokens"
+        now = (self._clock.monotonic_s(), self._clock.now_ms())
+        head = Head(
+            f"chatcmpl-{visit.id[-24:]}", now[1] // 1000, offer.card.id, offer.fingerprint,
+            request.include_usage,
+        )  # fmt: skip
+        form = Streamed if request.stream else Whole
+        delivery = form(codec, head, visit.reply, headers, self._clock)
+        return Job(principal, offer, chosen.steps, ask, delivery, headers, *now)
+
+    def _facts(self, upstream: str) -> Facts:
+        """What the upstream of that name says of itself."""
+        return self._upstreams[upstream].facts()
