@@ -145,6 +145,19 @@ async def test_an_unknown_field_is_named_when_it_goes_no_further(tmp_path: Path)
         assert body["seed"] == 7
 
 
+async def test_a_list_of_the_operator_lets_a_field_through(tmp_path: Path) -> None:
+    config = ONE_UPSTREAM.replace("idle_timeout_s", 'forward = ["x_route", "user"]\nidle_timeout_s')
+    async with (
+        ScriptedServer("text ok") as scripted,
+        serve(tmp_path, config.format(kind="vllm", base_url=scripted.base_url)) as served,
+    ):
+        reply = await served.post(ask(x_route=[1], user="u", store=True, seed=7))
+        assert reply.headers["x-moongate-dropped"] == "store"
+        body = next(seen.body for seen in scripted.requests if seen.body)
+        assert (body["x_route"], body["user"], body["seed"]) == ([1], "u", 7)
+        assert "store" not in body
+
+
 async def test_the_cap_is_lowered_to_the_window_and_said(tmp_path: Path) -> None:
     async with (
         ScriptedServer("text ok") as scripted,

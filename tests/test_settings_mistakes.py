@@ -69,6 +69,18 @@ BAD = [
         ),
     ),
     (UP.replace('"u"', '"a b"'), "upstreams[0].name takes letters, digits, _, . and -"),
+    (
+        UP + 'forward = ["seed", "cache_salt"]',
+        "upstreams[0].forward[1] is a field that Moongate writes itself; leave it out.",
+    ),
+    (UP + 'forward = ["a b"]', "upstreams[0].forward[0] takes a field's name: letters, digits"),
+    (
+        (
+            '[[upstreams]]\nname = "u"\nkind = "embedded"\ndata_policy = "self-hosted"\n'
+            'forward = ["seed"]'
+        ),
+        "upstreams[0] is the embedded engine: it takes no forward list.",
+    ),
     (UP + UP, "upstreams[1].name is used twice; every upstream needs a name of its own."),
     (UP.replace("http:", "ftp:"), "upstreams[0].base_url takes an http(s) address"),
     (UP.replace("127.0.0.1:9", "me:pw@h"), "upstreams[0].base_url holds a user or password"),

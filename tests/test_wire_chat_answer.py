@@ -106,6 +106,32 @@ def test_reasoning_that_is_empty_is_not_absent():
     assert message["reasoning_content"] == ""
 
 
+@pytest.mark.parametrize(
+    ("events", "finish", "hinted"),
+    [
+        ([Thinking("Hm")], Finished("length"), True),
+        ([Thinking("Hm")], Finished("length", unpaid=True), False),
+        ([Thinking("Hm")], Finished("stop"), False),
+        ([Thinking("Hm"), Text("I")], Finished("length"), False),
+        ([Thinking("Hm"), ToolCall(0, "i", "f")], Finished("length"), False),
+        ([Thinking("")], Finished("length"), False),
+        ([Text("")], Finished("length"), False),
+    ],
+)
+def test_a_cap_that_reasoning_used_up_is_told_beside_the_answer(events, finish, hinted):
+    writer = CODEC.writer(HEAD)
+    streamed = check_stream(writer.write(events) + writer.end([finish], BILL), include_usage=False)
+    fold = Fold()
+    for event in [*events, finish]:
+        fold.add(event)
+    whole = json.loads(CODEC.write_answer(fold.answer(), HEAD, BILL))
+    assert streamed["hint"] == whole.get("hint")
+    assert ("hint" in whole) == hinted
+    if hinted:
+        assert "max_completion_tokens" in whole["hint"]
+        assert whole["choices"][0]["message"]["content"] == ""
+
+
 @pytest.mark.parametrize("head", [HEAD, USAGE_HEAD])
 def test_an_sdk_gathers_our_stream(head):
     from openai.lib.streaming.chat import ChatCompletionStreamState

@@ -35,7 +35,7 @@ def check_stream(data: bytes, *, include_usage: bool) -> dict[str, Any]:
     """Assert the grammar of a complete client stream; return it folded.
 
     ``choices``: list of {index, content, reasoning_content, tool_calls, annotations,
-    finish_reason}; ``usage``: the usage object of the finishing chunk.
+    finish_reason}; ``usage``: the usage object of the finishing chunk; ``hint``: its hint.
     """
     text = data.decode()
     assert "\r" not in text
@@ -49,8 +49,11 @@ def check_stream(data: bytes, *, include_usage: bool) -> dict[str, Any]:
         chunks.append(json.loads(frame[6:]))
     _check_heads(chunks, include_usage)
     choices: dict[int, dict[str, Any]] = {}
-    usage = None
+    usage = hint = None
     for chunk in chunks:
+        if "hint" in chunk:
+            assert chunk["choices"][0]["finish_reason"] == "length", "a hint is for a cut answer"
+            hint = chunk["hint"]
         assert len(chunk["choices"]) <= 1
         for choice in chunk["choices"]:
             _fold(choices.setdefault(choice["index"], _empty(choice["index"])), choice)
@@ -64,7 +67,8 @@ def check_stream(data: bytes, *, include_usage: bool) -> dict[str, Any]:
         assert choice["finish_reason"] in REASONS
         for call in choice["tool_calls"].values():
             assert set(call) == {"id", "type", "name", "arguments"}
-    return {"choices": [choices[index] for index in sorted(choices)], "usage": usage}
+    ordered = [choices[index] for index in sorted(choices)]
+    return {"choices": ordered, "usage": usage, "hint": hint}
 
 
 def _check_heads(chunks: list[dict[str, Any]], include_usage: bool) -> None:

@@ -53,7 +53,7 @@ class Passage:
             async with aclosing(self._events(job)) as batches:
                 async for events in batches:
                     if not await self._let(job, cover, events):
-                        finishes = [Finished("length", choice) for choice in tap.unfinished()]
+                        finishes = [Finished("length", at, unpaid=True) for at in tap.unfinished()]
                         await delivery.write(finishes)
                         return "credit_stop"
                     if job.first_token_ms is None and tap.pieces:

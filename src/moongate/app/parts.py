@@ -69,6 +69,7 @@ def make_upstreams(
                 concurrency_max=table.concurrency_max,
                 first_token_timeout_s=table.first_token_timeout_s,
                 idle_timeout_s=table.idle_timeout_s,
+                forward=table.forward,
             )
     return upstreams
 

@@ -61,10 +61,11 @@ class Citation(Sealed, frozen=True):
 
 
 class Finished(Sealed, frozen=True, gc=False):
-    """The choice is complete, and why."""
+    """The choice is complete, and why. ``unpaid``: we ended it, for want of credit."""
 
     reason: Reason
     choice: int = 0
+    unpaid: bool = False
 
 
 class Used(Sealed, frozen=True):
@@ -149,7 +150,10 @@ class Sequence:
 
 
 class Choice(Sealed, frozen=True):
-    """One complete answer. ``thinking`` is ``None`` when the model sent no reasoning at all."""
+    """One complete answer. ``thinking`` is ``None`` when the model sent no reasoning at all.
+
+    ``unpaid`` as in :class:`Finished`.
+    """
 
     index: int
     text: str
@@ -157,6 +161,7 @@ class Choice(Sealed, frozen=True):
     calls: tuple[Call, ...]
     reason: Reason
     citations: tuple[Citation, ...] = ()
+    unpaid: bool = False
 
 
 class Answer(Sealed, frozen=True):
@@ -174,7 +179,7 @@ class Fold:
         self._calls: dict[tuple[int, int], ToolCall] = {}
         self._args: dict[tuple[int, int], list[str]] = {}
         self._citations: dict[int, list[Citation]] = {}
-        self._reasons: dict[int, Reason] = {}
+        self._finishes: dict[int, Finished] = {}
 
     def add(self, event: Event) -> None:
         """Take one event; Started, Used and Failed leave no trace in the answer."""
@@ -191,13 +196,13 @@ class Fold:
             case Citation():
                 self._citations.setdefault(event.choice, []).append(event)
             case Finished():
-                self._reasons[event.choice] = event.reason
+                self._finishes[event.choice] = event
             case _:
                 pass
 
     def answer(self) -> Answer:
         """The choices gathered so far; a choice without a reason is left out."""
-        return Answer(tuple(self._choice(index) for index in sorted(self._reasons)))
+        return Answer(tuple(self._choice(index) for index in sorted(self._finishes)))
 
     def _choice(self, index: int) -> Choice:
         thinking = self._thinking.get(index)
@@ -211,6 +216,7 @@ class Fold:
             text="".join(self._text.get(index, ())),
             thinking=None if thinking is None else "".join(thinking),
             calls=calls,
-            reason=self._reasons[index],
+            reason=self._finishes[index].reason,
             citations=tuple(self._citations.get(index, ())),
+            unpaid=self._finishes[index].unpaid,
         )

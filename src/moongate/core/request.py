@@ -6,9 +6,19 @@ them apart. ``extra`` holds fields that we do not read, verbatim, so that a requ
 and written in one dialect loses nothing.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from moongate.core.sealed import Sealed
+
+OWNED: Final = frozenset(
+    {"model", "messages", "tools", "tool_choice", "response_format", "thinking", "temperature"}
+    | {"top_p", "n", "presence_penalty", "frequency_penalty", "stop", "stream", "stream_options"}
+    | {"max_tokens", "max_completion_tokens", "prompt_cache_key", "cache_salt"}
+    | {"chat_template", "chat_template_kwargs", "continue_final_message"}
+    | {"add_generation_prompt", "functions", "function_call"}
+)
+"""Top-level fields that only we write for an upstream: no client, and no ``forward`` list, can put
+one into a body. The last two are the tools of long ago, whose answers nobody here reads."""
 
 Role = Literal["system", "user", "assistant", "tool", "developer"]
 CallType = Literal["function", "builtin_function"]

@@ -7,12 +7,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from moongate.core.money import per_million_to_nanos, usd_to_nanos
+from moongate.core.request import OWNED
 from moongate.settings.read import nearest
 from moongate.settings.serving import Model, Upstream, day_to_s
 from moongate.settings.tables import Alerts, Topups
 from moongate.settings.tree import Settings
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:-]{0,127}")
 
 
@@ -64,8 +66,15 @@ def _upstream(upstream: Upstream, path: str) -> Iterator[str]:
             yield f"{path} is the embedded engine: it takes no base_url and no API key."
         if upstream.data_policy != "self-hosted":
             yield f'{path}.data_policy can only be "self-hosted": the engine runs here.'
+        if upstream.forward:
+            yield f"{path} is the embedded engine: it takes no forward list."
     else:
         yield from _address(upstream.base_url, f"{path}.base_url")
+    for at, name in enumerate(upstream.forward):
+        if name in OWNED:
+            yield f"{path}.forward[{at}] is a field that Moongate writes itself; leave it out."
+        elif not _FIELD.fullmatch(name):
+            yield f"{path}.forward[{at}] takes a field's name: letters, digits and _."
     if upstream.kind == "moonshot" and upstream.data_policy == "self-hosted":
         yield (
             f'{path}.data_policy cannot be "self-hosted": kind "moonshot" is the maker\'s own '

@@ -54,6 +54,12 @@ class Upstream(Table, frozen=True, kw_only=True):
     idle_timeout_s: Annotated[
         float, Meta(gt=0, le=86_400, description="seconds that it may stay silent later")
     ] = 60.0
+    forward: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="fields unknown to us that it is sent as well, beyond its kind's own list"
+        ),
+    ] = ()
     agreement: Annotated[
         Agreement | None, Meta(description="the agreement that makes it a contract")
     ] = None

@@ -16,7 +16,7 @@ import msgspec
 
 from moongate.core.errors import UpstreamRefused, safe_name
 from moongate.core.ports import Ask
-from moongate.core.request import Request
+from moongate.core.request import OWNED, Request
 
 HttpKind = Literal["moonshot", "vllm", "sglang", "openai"]
 
@@ -114,15 +114,6 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         ),
     ),
 }
-
-OWNED: Final = frozenset(
-    {"model", "messages", "tools", "tool_choice", "response_format", "thinking", "temperature"}
-    | {"top_p", "n", "presence_penalty", "frequency_penalty", "stop", "stream", "stream_options"}
-    | {"max_tokens", "max_completion_tokens", "prompt_cache_key", "cache_salt"}
-    | {"chat_template", "chat_template_kwargs", "continue_final_message"}
-    | {"add_generation_prompt"}
-)
-"""Fields that only we write: no client, and no forward list, can put one into a body."""
 
 _CARRIED: Final = (
     *("tools", "tool_choice", "response_format"),

@@ -5,7 +5,7 @@ nested details, and beside them the charge: ``cost_nanos`` (integer nano-dollars
 same in dollars, printed from the integer. The numbers are the bill's; none is computed here.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -13,6 +13,12 @@ from moongate.core.events import Answer, Choice, Citation
 from moongate.core.money import Bill, nanos_to_usd
 from moongate.core.ports import Head
 from moongate.wire.chat.write import write_call
+
+HINT: Final = (
+    "The reasoning used the whole output cap, so there is no content: raise max_completion_tokens, "
+    "or turn thinking off."
+)
+"""What an answer says in ``hint`` where the cap was reached before a word of content."""
 
 
 def usage_json(bill: Bill) -> bytes:
@@ -39,7 +45,14 @@ def write_answer(answer: Answer, head: Head, bill: Bill) -> bytes:
         body["system_fingerprint"] = head.fingerprint
     body["choices"] = [_choice(choice) for choice in answer.choices]
     body["usage"] = msgspec.Raw(usage_json(bill))
+    if any(map(_only_thought, answer.choices)):
+        body["hint"] = HINT
     return msgspec.json.encode(body)
+
+
+def _only_thought(choice: Choice) -> bool:
+    said = choice.text or choice.calls
+    return choice.reason == "length" and bool(choice.thinking) and not said and not choice.unpaid
 
 
 def annotation(citation: Citation) -> dict[str, Any]:
