@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, cast
 from moongate.core.request import CallType, Format, Request, Sampling, Tool, ToolChoice
 from moongate.wire import fields
 from moongate.wire.chat.conversation import CALL_TYPES, inner_rest, name_of, read_messages
+from moongate.wire.schema.gate import Gate
 
 OUTPUT_TOKENS_MAX: Final = 2**31 - 1
 """The largest cap that is a number for every engine; what fits in the window is decided later."""
@@ -57,13 +58,14 @@ def read_request(body: bytes) -> Request:
     newer = fields.whole(obj, "max_completion_tokens", OUTPUT_TOKENS_MAX)
     older = fields.whole(obj, "max_tokens", OUTPUT_TOKENS_MAX)
     options = fields.table(obj, "stream_options") or {}
-    tools = _tools(obj)
+    gate = Gate()
+    tools = _tools(obj, gate)
     return Request(
         model=model,
         messages=read_messages(obj),
         tools=tools,
         tool_choice=_tool_choice(obj, tools),
-        format=_format(obj),
+        format=_format(obj, gate),
         thinking=_thinking(obj),
         sampling=_sampling(obj),
         output_tokens_max=older if newer is None else newer,
@@ -114,7 +116,7 @@ def _stop(obj: dict[str, Any]) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _format(obj: dict[str, Any]) -> Format | None:
+def _format(obj: dict[str, Any], gate: Gate) -> Format | None:
     value = fields.table(obj, "response_format")
     if value is None:
         return None
@@ -135,22 +137,24 @@ def _format(obj: dict[str, Any]) -> Format | None:
     schema = fields.table(inner, "schema", at)
     if schema is None:
         raise fields.missing(f"{at}.schema")
+    strict = fields.flag(inner, "strict", at)
+    gate.format(schema, f"{at}.schema", strict=strict)
     return Format(
         "json_schema",
         name=name,
         schema=schema,
-        strict=fields.flag(inner, "strict", at),
+        strict=strict,
         extra=fields.rest(value, {"type", "json_schema"})
         | inner_rest(value, "json_schema", frozenset({"name", "schema", "strict"})),
     )
 
 
-def _tools(obj: dict[str, Any]) -> tuple[Tool, ...]:
+def _tools(obj: dict[str, Any], gate: Gate) -> tuple[Tool, ...]:
     values = fields.items(obj, "tools") or ()
     if len(values) > TOOLS_MAX:
         rule = f"tools is not valid: at most {TOOLS_MAX} are taken."
         raise fields.refusal("invalid_value", "tools", rule)
-    tools = tuple(_tool(value, f"tools[{i}]") for i, value in enumerate(values))
+    tools = tuple(_tool(value, f"tools[{i}]", gate) for i, value in enumerate(values))
     seen: set[str] = set()
     for i, tool in enumerate(tools):
         if tool.name in seen:
@@ -160,7 +164,7 @@ def _tools(obj: dict[str, Any]) -> tuple[Tool, ...]:
     return tools
 
 
-def _tool(value: Any, at: str) -> Tool:
+def _tool(value: Any, at: str, gate: Gate) -> Tool:
     obj = fields.entry(value, at)
     kind = fields.word(obj.get("type", "function"), CALL_TYPES, f"{at}.type")
     function = fields.table(obj, "function", at)
@@ -175,11 +179,13 @@ def _tool(value: Any, at: str) -> Tool:
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise fields.refusal("invalid_value", f"{at}.parameters", "parameters is not valid.")
+    strict = fields.flag(function, "strict", at)
+    gate.tool(parameters or {}, f"{at}.parameters", strict=strict)
     return Tool(
         name=name,
         description=fields.string(function, "description", at),
         parameters=parameters,
-        strict=fields.flag(function, "strict", at),
+        strict=strict,
         type=cast("CallType", kind),
         extra=fields.rest(obj, {"type", "function"})
         | inner_rest(obj, "function", frozenset({"name", "description", "parameters", "strict"})),

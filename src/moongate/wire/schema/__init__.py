@@ -1,0 +1,1 @@
+"""JSON Schema of clients: bounded before any work, refused by name, and checked against answers."""
