@@ -15,6 +15,7 @@ from moongate.core.errors import ROWS, Refused
 from moongate.web.routes import ROUTES
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
 SRC = ROOT / "src" / "moongate"
 MARK = "<!-- What follows is written by scripts/docs.py. -->\n"
 
@@ -79,10 +80,19 @@ def the_routes() -> Iterator[str]:
         yield f"| {what} | {route.auth} | {route.money} | {route.keeps} |"
 
 
+def the_capabilities() -> Iterator[str]:
+    """The matrix that the tests fill."""
+    # Its rows are tests, which only a working tree has.
+    import capability_matrix  # noqa: PLC0415 - see above
+
+    yield from capability_matrix.table()
+
+
 PAGES = {
     "map.md": the_map,
     "errors.md": the_errors,
     "api.md": the_routes,
+    "capabilities.md": the_capabilities,
     "cli.md": reference.commands,
     "configuration.md": reference.settings,
 }

@@ -13,6 +13,28 @@ from rates_kit import Timed, TimedLocal, TimedPostgres, TimedRedis
 from redis_kit import RedisServer, redis_server
 from store_kit import ENGINES, make_store, opened
 
+PASSED = pytest.StashKey[set[str]]()
+"""Ids of the tests that have passed in this run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks back on the whole run comes last."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.when == "call" and report.passed:
+        item.session.stash.setdefault(PASSED, set()).add(item.nodeid)
+    return report
+
+
+@pytest.fixture
+def passed(request: pytest.FixtureRequest) -> set[str]:
+    """Ids of the tests that have passed so far."""
+    return request.session.stash.get(PASSED, set())
+
 
 @pytest.fixture(scope="session")
 def live_server() -> Iterator[Live]:

@@ -1,0 +1,340 @@
+"""Rows of the capability matrix: tools, structured output and partial mode."""
+
+import json
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from capability_kit import KINDS, Place, feature
+from capability_request_cases import OFF, user
+
+TOOLS_AREA = "Tools"
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tells the weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIME: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}},
+}
+QUESTION = user("Tell me the weather of the city of Oslo.")
+ONE_CALL = 'think I should look.\ntool get_weather {"city":"Oslo"}\nfinish tool_calls'
+ROOM = {"max_completion_tokens": 64}
+
+
+def checked(call: dict[str, Any], tool: dict[str, Any] = WEATHER) -> dict[str, Any]:
+    """The arguments of a call, which satisfy its tool's schema."""
+    arguments = json.loads(call["function"]["arguments"])
+    Draft202012Validator(tool["function"]["parameters"]).validate(arguments)
+    return arguments
+
+
+@feature(TOOLS_AREA, "A tool call: `tool_calls` as the finish, arguments of the tool's schema")
+async def tool_call(place: Place) -> None:
+    got = await place.both(ONE_CALL, messages=QUESTION, tools=[WEATHER], **ROOM)
+    (call,) = got.calls
+    assert (call["type"], call["function"]["name"]) == ("function", "get_weather")
+    assert call["id"]
+    assert isinstance(got.text, str)
+    assert got.finish == "tool_calls"
+    arguments = checked(call)
+    if place.http:
+        assert arguments == {"city": "Oslo"}
+        assert got.sent["tools"] == [WEATHER]
+
+
+@feature(TOOLS_AREA, "A short sentence beside a call")
+async def sentence_beside_a_call(place: Place) -> None:
+    said = f"text Let me look.\n{ONE_CALL}" if place.http else ""
+    got = await place.both(said.replace("think I should look.\n", ""), messages=QUESTION,
+                           tools=[WEATHER], **ROOM)  # fmt: skip
+    assert got.finish == "tool_calls"
+    assert got.text == ("Let me look." if place.http else "")
+
+
+def answered(calls: list[dict[str, Any]], *results: str, **more: Any) -> list[dict[str, Any]]:
+    """A turn of calls, replayed as an SDK does, and a result for each, in the given order."""
+    assistant = {"role": "assistant", "content": "", "tool_calls": calls, **more}
+    pairs = zip(calls, results, strict=True)
+    said = [{"role": "tool", "tool_call_id": c["id"], "content": text} for c, text in pairs]
+    return [assistant, *reversed(said)]
+
+
+def a_call(id: str, name: str, arguments: str = "{}") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+@feature(TOOLS_AREA, "Parallel calls; results in any order")
+async def parallel_calls(place: Place) -> None:
+    tools = [WEATHER, TIME]
+    calls = [a_call("a", "get_weather", '{"city":"Oslo"}'), a_call("b", "get_time")]
+    if place.http:
+        script = 'tool get_weather {"city":"Oslo"}\ntool get_time {}\nfinish tool_calls'
+        got = await place.both(script, messages=QUESTION, tools=tools)
+        assert [call["function"]["name"] for call in got.calls] == ["get_weather", "get_time"]
+        calls = got.calls
+    messages = [*QUESTION, *answered(calls, "4 degrees", "noon", reasoning_content="Both.")]
+    got = await place.both("text Cold.\nfinish stop", messages=messages, tools=tools)
+    assert got.finish in ("stop", "length")
+    if place.http:
+        replayed = [call["id"] for call in got.sent["messages"][1]["tool_calls"]]
+        results = [one["tool_call_id"] for one in got.sent["messages"][2:]]
+        assert results == replayed[::-1]
+
+
+@feature(TOOLS_AREA, "Arguments arrive in pieces, each with its call's index")
+async def streamed_arguments(place: Place) -> None:
+    script = """tool get_weather
+args {"city":
+tool get_time
+args#0 "Oslo"}
+args#1 {}
+finish tool_calls"""
+    got = await place.both(script, messages=QUESTION, tools=[WEATHER, TIME], **ROOM)
+    checked(got.calls[0])
+    if place.http:
+        assert [call["function"]["arguments"] for call in got.calls] == ['{"city":"Oslo"}', "{}"]
+
+
+@feature(TOOLS_AREA, "Three rounds of tools; any ids that a client sends are accepted")
+async def rounds_of_tools(place: Place) -> None:
+    messages = list(QUESTION)
+    for number in range(3):
+        got = await place.whole(ONE_CALL, messages=messages, tools=[WEATHER], **ROOM)
+        assert got.status == 200, got.body
+        calls = got.calls or [a_call("x", "get_weather", '{"city":"Rome"}')]
+        calls = [call | {"id": f"call_{number}{at}"} for at, call in enumerate(calls)]
+        messages += answered(calls, *["4 degrees"] * len(calls), reasoning_content="Look.")
+    got = await place.whole("text Cold.\nfinish stop", messages=messages, tools=[WEATHER])
+    assert got.status == 200, got.body
+
+
+@feature(TOOLS_AREA, "`tool_choice` `auto` and `none`")
+async def choice_auto_and_none(place: Place) -> None:
+    for choice in ("auto", "none", None):
+        script = ONE_CALL if choice == "auto" else "text Cold.\nfinish stop"
+        got = await place.both(script, messages=QUESTION, tools=[WEATHER], tool_choice=choice)
+        if choice == "none":
+            assert got.calls == []
+        if place.http:
+            assert got.sent.get("tool_choice") == choice
+    got = await place.whole("text Cold.\nfinish stop", tool_choice="none")
+    assert got.status == 200
+
+
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@feature(TOOLS_AREA, "`tool_choice` `required` and a named tool, with thinking off")
+async def choice_forced(place: Place) -> None:
+    for choice in ("required", NAMED):
+        got = await place.both(
+            ONE_CALL.replace("think I should look.\n", ""),
+            messages=user("Anything."),
+            tools=[TIME, WEATHER] if choice == NAMED else [WEATHER],
+            tool_choice=choice,
+            thinking=OFF,
+            **ROOM,
+        )
+        assert got.calls[0]["function"]["name"] == "get_weather"
+        checked(got.calls[0])
+        assert got.finish == "tool_calls"
+        if place.http:
+            assert got.sent["tool_choice"] == choice
+
+
+@feature(TOOLS_AREA, "A forced tool with thinking on is 400 in Moonshot's words")
+async def choice_forced_with_thinking(place: Place) -> None:
+    for choice, word in (("required", "required"), (NAMED, "specified")):
+        for policy in ("standard", "strict", "lenient"):
+            fields = {"messages": QUESTION, "tools": [WEATHER], "tool_choice": choice}
+            got = await place.refuses("invalid_value", key=policy, **fields)
+            said = f"tool_choice '{word}' is incompatible with thinking enabled"
+            assert (got.error["message"], got.error["param"]) == (said, "tool_choice")
+
+
+@feature(TOOLS_AREA, "At most 128 tools; names by pattern, no doubles, `$` reserved")
+async def tool_limits(place: Place) -> None:
+    def tools(*names: str) -> list[dict[str, Any]]:
+        parameters = {"type": "object", "properties": {}}
+        return [
+            {"type": "function", "function": {"name": name, "parameters": parameters}}
+            for name in names
+        ]
+
+    ok = "text Io.\nfinish stop"
+    few = tools("a" * 128, *(f"f-{at}" for at in range(127 if place.http else 3)))
+    got = await place.whole(ok, messages=user("Hi."), tools=few, tool_choice="none")
+    assert got.status == 200, got.body
+    for wrong in (
+        tools(*(f"f{at}" for at in range(129))),
+        tools("f", "f"),
+        tools("a b"),
+        tools("$mine"),
+        tools("1st"),
+        tools("a" * 129),
+    ):
+        await place.refuses("invalid_value", tools=wrong)
+    await place.refuses("invalid_value", tool_choice="required")
+    await place.refuses("invalid_value", tools=[WEATHER], tool_choice="sometimes")
+
+
+@feature(TOOLS_AREA, "Each call is answered by one tool message, else 400")
+async def calls_and_their_results(place: Place) -> None:
+    lost = [*QUESTION, {"role": "tool", "tool_call_id": "nobody", "content": "4"}]
+    await place.refuses("invalid_tool_call_id", messages=lost, tools=[WEATHER])
+    for content in ({}, {"content": None}, {"content": ""}):
+        calls = [a_call("get_weather:0", "get_weather", '{"city":"Oslo"}')]
+        replayed = {"role": "assistant", "tool_calls": calls, "reasoning_content": ""} | content
+        result = {"role": "tool", "tool_call_id": "get_weather:0", "content": ""}
+        got = await place.whole(
+            "text Cold.\nfinish stop", messages=[*QUESTION, replayed, result], tools=[WEATHER]
+        )
+        assert got.status == 200, got.body
+
+
+SEARCH = {"type": "builtin_function", "function": {"name": "$web_search"}}
+
+
+@feature(
+    TOOLS_AREA,
+    "`$web_search`, the built-in function",
+    refused=dict.fromkeys(KINDS, "search"),
+    body={"tools": [SEARCH], "thinking": OFF},
+)
+async def web_search(place: Place) -> None:
+    raise AssertionError("refused everywhere")
+
+
+JSON_AREA = "Structured output"
+CITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}, "cold": {"type": "boolean"}},
+    "required": ["city", "cold"],
+    "additionalProperties": False,
+}
+
+
+def json_schema(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "city", "schema": schema, **more}}
+
+
+@feature(JSON_AREA, "`json_object` yields an object")
+async def json_object(place: Place) -> None:
+    script = 'think JSON.\ntext {"moons":\ntext  ["Io"]}\nfinish stop'
+    got = await place.both(script, response_format={"type": "json_object"}, **ROOM)
+    assert isinstance(json.loads(got.text), dict)
+    assert got.finish == "stop"
+    if place.http:
+        assert got.sent["response_format"] == {"type": "json_object"}
+
+
+@feature(JSON_AREA, "`json_schema` yields an instance of the schema")
+async def json_of_a_schema(place: Place) -> None:
+    script = 'text {"city": "Oslo",\ntext  "cold": true}\nfinish stop'
+    for more in ({}, {"strict": True}):
+        form = json_schema(CITY, **more)
+        got = await place.both(script, messages=QUESTION, response_format=form, **ROOM)
+        Draft202012Validator(CITY).validate(json.loads(got.text))
+        assert got.finish == "stop"
+
+
+@feature(JSON_AREA, "A format that is none is 400 and names the field")
+async def wrong_formats(place: Place) -> None:
+    at = "response_format"
+    for form, param in (
+        ({"type": "xml"}, f"{at}.type"),
+        ({}, f"{at}.type"),
+        ({"type": "json_schema"}, f"{at}.json_schema"),
+        ({"type": "json_schema", "json_schema": {"schema": CITY}}, f"{at}.json_schema.name"),
+        ({"type": "json_schema", "json_schema": {"name": "n"}}, f"{at}.json_schema.schema"),
+        (json_schema(CITY, strict=1), f"{at}.json_schema.strict"),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": []}},
+         f"{at}.json_schema.schema"),
+    ):  # fmt: skip
+        got = await place.whole("text no", response_format=form)
+        assert (got.status, got.error["param"]) == (400, param)
+
+
+PARTIAL_AREA = "Partial mode"
+
+
+def prefixed(prefix: str, **more: Any) -> dict[str, Any]:
+    partial = {"role": "assistant", "content": prefix, "partial": True, **more}
+    return {"messages": [*user("Name three moons of Jupiter."), partial]}
+
+
+def check_prefill(place: Place, sent: dict[str, Any], prefix: str) -> None:
+    """The prefix went out as this kind continues it."""
+    if not place.http:
+        return
+    last = sent["messages"][-1]
+    assert last["content"] == prefix
+    assert (last.get("partial") is True) == (place.kind == "moonshot")
+    template = place.kind in ("vllm", "sglang")
+    assert sent.get("continue_final_message") is (True if template else None)
+    assert sent.get("add_generation_prompt") is (False if template else None)
+
+
+BY_PREFIX: dict[str, Any] = {
+    "refused": {"openai": "prefix"},
+    "body": prefixed("The moons are"),
+}
+
+
+@feature(PARTIAL_AREA, "Text continues a prefix; the answer leaves the prefix out", **BY_PREFIX)
+async def partial_text(place: Place) -> None:
+    for mode in ({}, {"thinking": OFF}):
+        got = await place.both("text  Io.\nfinish stop", **prefixed("The moons are"), **mode)
+        assert not got.text.startswith("The moons are")
+        check_prefill(place, got.sent, "The moons are")
+
+
+@feature(PARTIAL_AREA, "Code continues a prefix", **BY_PREFIX)
+async def partial_code(place: Place) -> None:
+    prefix = "```python\ndef moons():\n    return ["
+    got = await place.both('text "Io"]\nfinish stop', **prefixed(prefix))
+    assert not got.text.startswith("```python")
+    check_prefill(place, got.sent, prefix)
+
+
+@feature(PARTIAL_AREA, "`name` as part of the prefix, with empty content", **BY_PREFIX)
+async def partial_name(place: Place) -> None:
+    got = await place.both("text I am.\nfinish stop", **prefixed("", name="Dr. Moon"))
+    assert got.status == 200
+    if place.http:
+        assert got.sent["messages"][-1]["name"] == "Dr. Moon"
+
+
+@feature(PARTIAL_AREA, "With tools on offer", **BY_PREFIX)
+async def partial_with_tools(place: Place) -> None:
+    got = await place.both("text  Io.\nfinish stop", tools=[WEATHER], **prefixed("The moons are"))
+    check_prefill(place, got.sent, "The moons are")
+
+
+@feature(PARTIAL_AREA, "With thinking on: earlier reasoning goes along, none is added", **BY_PREFIX)
+async def partial_with_reasoning(place: Place) -> None:
+    body = prefixed("The moons are", reasoning_content="Four large ones.")
+    got = await place.both("text  Io.\nfinish stop", **body)
+    assert not got.message.get("reasoning_content")
+    if place.http:
+        assert got.sent["messages"][-1]["reasoning_content"] == "Four large ones."
+
+
+@feature(PARTIAL_AREA, "Elsewhere than on a last message of the assistant it is 400")
+async def partial_elsewhere(place: Place) -> None:
+    for messages in (
+        [{"role": "user", "content": "x", "partial": True}],
+        [{"role": "assistant", "content": "x", "partial": True}, *user("y")],
+    ):
+        got = await place.refuses("invalid_value", messages=messages)
+        assert got.error["param"] == "messages[0].partial"
