@@ -256,6 +256,8 @@ def test_partial_mode_by_kind() -> None:
         assert body["messages"][-1] == {"role": "assistant", "content": "{", "name": "Kimi"}
         assert body["continue_final_message"] is True
         assert body["add_generation_prompt"] is False
+        assert body["chat_template_kwargs"] == {"thinking": False}
+        assert body["temperature"] == 1.0  # the client's mode, all the same
     with pytest.raises(UpstreamRefused) as refused:
         body_of(ask, "openai")
     assert Refused(refused.value.row, **refused.value.facts).status == 400

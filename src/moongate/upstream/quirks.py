@@ -247,10 +247,17 @@ def _format(form: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _continues(request: Request) -> bool:
+    return bool(request.messages) and request.messages[-1].partial
+
+
 def _switch_thinking(out: dict[str, Any], request: Request, quirks: Quirks) -> None:
     """Thinking is on unless the request says otherwise (Kimi's default)."""
     if quirks.thinking == "template":
-        out["chat_template_kwargs"] = {"thinking": request.thinking is not False}
+        # What continues a prefix does not think anew, and the engine's parser of reasoning, which
+        # reads this same switch, must not take it for reasoning.
+        thinks = request.thinking is not False and not _continues(request)
+        out["chat_template_kwargs"] = {"thinking": thinks}
     elif quirks.thinking == "object" and request.thinking is not None:
         out["thinking"] = {"type": "enabled" if request.thinking else "disabled"}
 
@@ -263,7 +270,7 @@ def _fix_sampling(out: dict[str, Any], request: Request, quirks: Quirks) -> None
 
 
 def _continue_partial(out: dict[str, Any], request: Request, quirks: Quirks) -> None:
-    if not request.messages or not request.messages[-1].partial:
+    if not _continues(request):
         return
     if quirks.partial == "refused":
         raise UpstreamRefused("unsupported_ability", ability="partial mode")

@@ -1,0 +1,61 @@
+"""Snapshots of what each kind of upstream is sent: one file a feature, made and read here.
+
+A file of ``tests/snapshots`` holds what a client ``asked`` and, kind by kind, the body that was
+``sent``, or the ``refused`` code. What differs from server to server (salts and cache keys of a
+tenant) stands as a word. ``python tests/snapshot_kit.py`` writes every ``sent`` anew: look at the
+difference before you commit it.
+"""
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from capability_kit import KINDS, Place, place_of
+
+FOLDER: Final = Path(__file__).resolve().parent / "snapshots"
+HTTP_KINDS: Final = tuple(kind for kind in KINDS if kind != "embedded")
+SCRIPT: Final = "text Io.\nfinish stop"
+TENANTS: Final = ("cache_salt", "prompt_cache_key")
+
+
+def features() -> list[str]:
+    """The names of the files."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def read(name: str) -> dict[str, Any]:
+    """One file."""
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+
+
+async def taken(place: Place, fields: dict[str, Any]) -> dict[str, Any]:
+    """What the upstream of ``place`` is sent for ``fields``, or the code of the refusal."""
+    fields = dict(fields)
+    got = await place.whole(SCRIPT, key=fields.pop("policy", "standard"), **fields)
+    if got.status != 200:
+        return {"refused": got.error["code"]}
+    assert got.sent
+    for name in TENANTS:
+        if name in got.sent:
+            assert got.sent[name] != fields.get(name), "a tenant's own word went out"
+            got.sent[name] = "(of the tenant)"
+    return got.sent
+
+
+async def write() -> None:
+    """Take every snapshot anew."""
+    sent: dict[str, dict[str, Any]] = {name: {} for name in features()}
+    for kind in HTTP_KINDS:
+        with tempfile.TemporaryDirectory() as folder:
+            async with place_of(kind, Path(folder)) as place:
+                for name, found in sent.items():
+                    found[kind] = await taken(place, read(name)["asked"])
+    for name, found in sent.items():
+        text = json.dumps({"asked": read(name)["asked"], "sent": found}, indent=2)
+        (FOLDER / f"{name}.json").write_text(f"{text}\n", "utf-8")
+
+
+if __name__ == "__main__":
+    asyncio.run(write())
