@@ -1,78 +1,116 @@
-"""Prompt tokens without the model's tokenizer: a bound that is never too low, and an estimate.
+"""A prompt's tokens before anybody told us: exact with the model's tokenizer, else between bounds.
 
 A token of a byte-level vocabulary stands for at least one byte, so UTF-8 bytes plus what a chat
-template wraps around them bound the prompt from above. The estimate takes four bytes a token and
-rounds down: where nobody told us, the doubt is the customer's benefit.
+template wraps around them bound the prompt from above. Without a tokenizer the estimate takes four
+bytes a token and rounds down: where nobody told us, the doubt is the customer's benefit.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from moongate.core.request import ImagePart, Message, Request, TextPart, VideoPart
+from moongate.core.errors import Refused
+from moongate.core.request import ImagePart, Request
+from moongate.meter.template import BLANK, LOOSE, SPELT, Rendered, render
+from moongate.meter.tokenizer import Tokenizer
 
 MESSAGE_OVERHEAD: Final = 24
 """Tokens that a template may put around one message, its role and an empty think block."""
 REQUEST_OVERHEAD: Final = 160
 """Tokens that a template may add once: generation prompt, tool declaration, a default system."""
-TOOL_OVERHEAD: Final = 64
-IMAGE_MAX: Final = 4_480
-"""Tokens that one picture can take at most (largest result of Kimi's formula, wrapper included)."""
 BYTES_PER_TOKEN: Final = 4
 
-_encode = msgspec.json.Encoder().encode
+
+class Count(msgspec.Struct, frozen=True):
+    """A prompt's tokens: surely ``least``, surely no more than ``bound``.
+
+    ``tokens`` is the figure where one is needed and nobody else tells.
+    """
+
+    least: int
+    tokens: int
+    bound: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is known."""
+        return self.least == self.bound
+
+    @classmethod
+    def exactly(cls, tokens: int) -> "Count":
+        """A count that somebody knows."""
+        return cls(tokens, tokens, tokens)
 
 
-def _size(text: str | None) -> int:
-    return 0 if text is None else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _json_size(value: Any) -> int:
-    return len(_encode(value))
-
-
-def _content(message: Message) -> tuple[int, int, bool]:
-    """Bytes of text, number of pictures, and whether there is a video."""
-    if message.content is None or isinstance(message.content, str):
-        return _size(message.content), 0, False
-    size = sum(_size(part.text) for part in message.content if isinstance(part, TextPart))
-    images = sum(isinstance(part, ImagePart) for part in message.content)
-    video = any(isinstance(part, VideoPart) for part in message.content)
-    return size, images, video
-
-
-def _measure(request: Request) -> tuple[int, int, bool]:
-    """Bytes of everything that a template renders, pictures, and whether there is a video."""
-    size = images = 0
-    video = False
+def weight(request: Request) -> int:
+    """Characters that counting ``request`` looks at, roughly: what decides where it is done."""
+    total = 0
     for message in request.messages:
-        text, pictures, moving = _content(message)
-        size += text + _size(message.name) + _size(message.thinking)
-        size += _size(message.tool_call_id)
-        size += sum(_size(c.id) + _size(c.name) + _size(c.arguments) for c in message.tool_calls)
-        images += pictures
-        video = video or moving
-    for tool in request.tools:
-        size += _size(tool.name) + _size(tool.description) + _json_size(tool.parameters)
-    if request.format is not None and request.format.schema is not None:
-        size += _json_size(request.format.schema)
-    return size, images, video
+        total += len(message.thinking or "") + sum(len(c.arguments) for c in message.tool_calls)
+        content = message.content or ""
+        if isinstance(content, str):
+            total += len(content)
+        else:
+            total += sum(
+                len(part.url) if isinstance(part, ImagePart) else len(getattr(part, "text", ""))
+                for part in content
+            )
+    return total
 
 
-def bound(request: Request, window: int) -> int:
-    """Tokens that the prompt cannot exceed; at most ``window``."""
-    size, images, video = _measure(request)
-    if video:
-        return window
-    calls = sum(len(message.tool_calls) for message in request.messages)
-    overhead = (
-        REQUEST_OVERHEAD
-        + MESSAGE_OVERHEAD * (len(request.messages) + calls)
-        + TOOL_OVERHEAD * len(request.tools)
-    )
-    return min(window, size + overhead + IMAGE_MAX * images)
+def count(request: Request, window: int, tokenizer: Tokenizer | None = None) -> Count:
+    """The tokens of ``request`` at a model with ``window``; heavy where the request is.
+
+    Without a tokenizer neither vocabulary nor template is known.
+    """
+    rendered = render(request)
+    size = sum(map(_size, rendered.texts))
+    if tokenizer is not None and rendered.control + tokenizer.least(size) < window:
+        return _by_tokenizer(rendered, tokenizer, window)
+    least = 1 if tokenizer is None else rendered.control + tokenizer.least(size)
+    size += sum(map(_size, rendered.loose))
+    wrapped = REQUEST_OVERHEAD + MESSAGE_OVERHEAD * len(request.messages) + rendered.control
+    bound = size + wrapped + LOOSE * len(rendered.loose) + BLANK * rendered.blank
+    told = max(least, size // BYTES_PER_TOKEN)
+    return _within(least, told, window if rendered.video else bound, window)
 
 
-def estimate(request: Request) -> int:
-    """Tokens that the prompt has at least, by a rule of thumb: text only, rounded down."""
-    return max(1, _measure(request)[0] // BYTES_PER_TOKEN)
+def _by_tokenizer(rendered: Rendered, tokenizer: Tokenizer, window: int) -> Count:
+    least = most = rendered.control
+    for text in rendered.texts:
+        tokens = other = tokenizer.count(text)
+        if rendered.spelt and (spelt := SPELT.findall(text)):
+            # As engines see it that read control tokens in text.
+            other = len(spelt) + sum(tokenizer.count(piece) for piece in SPELT.split(text))
+        least += min(tokens, other)
+        most += max(tokens, other)
+    told = most + sum(tokenizer.count(text) for text in rendered.loose)
+    bound = most + sum(_size(text) + LOOSE for text in rendered.loose) + BLANK * rendered.blank
+    if rendered.exact:
+        return Count.exactly(most)
+    return _within(least, told, window if rendered.video else bound, window)
+
+
+def _within(least: int, tokens: int, bound: int, window: int) -> Count:
+    """A prompt that is served fits its window: no bound need be larger, unless it cannot fit."""
+    bound = max(least, min(bound, window))
+    return Count(least, min(tokens, bound), bound)
+
+
+def cap(prompt: Count, wanted: int, window: int) -> int:
+    """The output cap to send for a client's or a model's ``wanted`` (tokens).
+
+    It is lowered where it cannot fit beside the prompt. Where the prompt is not known exactly and
+    the cap may fit, the upstream decides. Raises Refused (400) when the prompt leaves no room.
+    """
+    if prompt.least >= window:
+        raise Refused(
+            "context_length_exceeded", "messages", needs=prompt.least + 1, limit=window
+        )
+    if wanted + prompt.least <= window:
+        return wanted
+    return window - (prompt.bound if prompt.bound < window else prompt.least)
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,143 @@
+"""Kimi K2.5's chat template as counts: what it writes around a conversation, and the texts between.
+
+A turn is its role's token, a name, a middle token, a body and an end token, with no white space of
+its own. What the template leaves to others (how tools are spelt, whether a call's arguments are
+written anew) is kept apart as loose. Text never becomes a control token here; where a message
+spells one, the rendering says so, because some engines read it as one.
+
+Source: the chat template and tokenizer that are published with the model, of 2026-01-29 and later.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from moongate.core.request import ImagePart, Message, Request, TextPart, Tool, VideoPart
+from moongate.meter import images
+
+SPELT: Final = re.compile(r"<\|[a-z0-9_]+\|>|</?think>|\[(?:BOS|EOS|EOT|UNK|PAD)\]")
+"""Control tokens as text spells them, and what looks like one."""
+
+_PER_TURN: Final = 3
+"""Role, middle, end."""
+_THINK: Final = 2
+"""The token that opens a think block, and the one that closes it."""
+_SECTION: Final = 2
+_PER_CALL: Final = 3
+_IMAGE_LEAST: Final = 1 + images.WRAPPER
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Rendered:
+    """A prompt in pieces. ``control`` are tokens that stand for no text, pictures included.
+
+    ``texts`` stand between control tokens and are encoded each for itself; ``loose`` texts are in
+    the prompt in a spelling that is not ours to know, each with at most ``LOOSE`` tokens around it.
+    ``blank`` is how many pictures have a size that is not known: each is in ``control`` with the
+    least, and may take ``BLANK`` more. ``spelt``: some text spells a control token.
+    """
+
+    def __init__(self) -> None:
+        self.control = self.blank = 0
+        self.texts: list[str] = []
+        self.loose: list[str] = []
+        self.video = self.spelt = False
+
+    def __repr__(self) -> str:
+        return f"Rendered({self.control} control, {len(self.texts)} texts, {len(self.loose)} loose)"
+
+    @property
+    def exact(self) -> bool:
+        """Whether counting the pieces counts the prompt."""
+        return not (self.loose or self.blank or self.video or self.spelt)
+
+
+LOOSE: Final = 64
+BLANK: Final = images.TOKENS_MAX - _IMAGE_LEAST
+
+
+def render(request: Request) -> Rendered:
+    """The pieces of the prompt that ``request`` becomes."""
+    out = Rendered()
+    for tool in request.tools:
+        out.loose.append(_declared(tool))
+    if request.tools:
+        out.control += _PER_TURN
+        out.texts.append("tool_declare")
+    if request.format is not None and request.format.schema is not None:
+        out.loose.append(_json(request.format.schema))
+    plain = _last_plain(request.messages)
+    for at, message in enumerate(request.messages):
+        _turn(out, message, recent=at > plain, thinks=request.thinking is not False)
+    if not (request.messages and request.messages[-1].partial):
+        out.control += 3 if request.thinking is not False else 4
+        out.texts.append("assistant")
+    out.spelt = any(SPELT.search(text) for text in out.texts)
+    return out
+
+
+def _last_plain(messages: tuple[Message, ...]) -> int:
+    """Where the assistant last answered without calling: reasoning up to there is left out."""
+    plain = [
+        at
+        for at, message in enumerate(messages)
+        if message.role == "assistant" and not message.tool_calls and not message.partial
+    ]
+    return plain[-1] if plain else -1
+
+
+def _turn(out: Rendered, message: Message, *, recent: bool, thinks: bool) -> None:
+    out.control += _PER_TURN - message.partial
+    role = "system" if message.role == "developer" else message.role
+    out.texts.append(message.name or role)
+    before = ""
+    if message.role == "assistant":
+        out.control += _THINK
+        if message.thinking and (recent or message.partial):
+            # Templates differ on reasoning that was thought in another mode, or before a prefix.
+            sure = thinks and not message.partial
+            (out.texts if sure else out.loose).append(message.thinking)
+    elif message.role == "tool":
+        before = f"## Return of {message.tool_call_id}\n"
+    _content(out, message, before)
+    if message.tool_calls:
+        out.control += _SECTION + _PER_CALL * len(message.tool_calls)
+        for call in message.tool_calls:
+            out.texts.append(call.id)
+            out.loose.append(call.arguments)
+
+
+def _content(out: Rendered, message: Message, before: str) -> None:
+    """The body: text parts without a break between them, cut by pictures."""
+    if not isinstance(message.content, tuple):
+        out.texts.append(before + (message.content or ""))
+        return
+    run = [before]
+    for part in message.content:
+        if isinstance(part, TextPart):
+            run.append(part.text)
+            continue
+        out.texts.append("".join(run))
+        run = []
+        if isinstance(part, ImagePart):
+            tokens, known = images.of_url(part.url)
+            out.control += tokens if known else _IMAGE_LEAST
+            out.blank += not known
+        elif isinstance(part, VideoPart):
+            out.video = True
+    out.texts.append("".join(run))
+
+
+def _declared(tool: Tool) -> str:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    if tool.parameters is not None:
+        function["parameters"] = tool.parameters
+    return _json({"type": tool.type, "function": function})
+
+
+def _json(value: Any) -> str:
+    return _encode(value).decode()
