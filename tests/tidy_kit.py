@@ -35,6 +35,7 @@ RANK = {part: rank for rank, row in enumerate(LAYERS) for part in row}
 ALIASES = {
     "visit": "gateway",
     "admission": "gateway",
+    "counting": "gateway",
     "delivery": "gateway",
     "passage": "gateway",
     "cover": "gateway",

@@ -1,7 +1,8 @@
 """Admission: everything that can be decided about a request before money moves.
 
-Which offer, which targets in which order, what the model's rules leave of the request, how long the
-answer may get, and how it goes back. It asks no upstream and holds no money.
+Which offer, which targets in which order, what the model's rules leave of the request, how many
+tokens its prompt is and how long the answer may get, and how it goes back. It asks nobody for an
+answer and holds no money.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from moongate.core.cards import DataPolicy, Facts, Offer
 from moongate.core.errors import Refused
 from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
 from moongate.core.request import Request
+from moongate.counting import Counting
 from moongate.delivery import Streamed, Whole
+from moongate.meter import tokens
 from moongate.route import plan, rules
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
@@ -42,6 +45,7 @@ class Admission:
         catalog: Catalog,
         upstreams: Mapping[str, Upstream],
         health: Health,
+        counting: Counting,
         clock: Clock,
         tenant_secret: bytes,
         require: DataPolicy,
@@ -49,6 +53,7 @@ class Admission:
     ) -> None:
         self._catalog, self._upstreams = catalog, upstreams
         self._health, self._clock = health, clock
+        self.counting = counting
         self._tenant_secret = tenant_secret
         self._require: DataPolicy = require
         self._unretained = unretained
@@ -67,7 +72,7 @@ class Admission:
         request, left_out = rules.check(request, offer, principal.policy)
         return Chosen(request, offer, (steps[0], *fit), left_out)
 
-    def admit(
+    async def admit(
         self,
         codec: Codec,
         visit: Visit,
@@ -77,18 +82,19 @@ class Admission:
     ) -> Job:
         """The job that ``request`` is; writes what it says of it into ``headers``. Raises Refused.
 
-        Nothing was moved or asked when it returns.
+        No money has moved, and no answer was asked for, when it returns.
         """
         chosen = self.choose(principal, request)
         request, offer, first = chosen.request, chosen.offer, chosen.steps[0].target
-        asked = request.output_tokens_max
-        cap = min(asked or offer.output_tokens_default, offer.window)
+        prompt = await self.counting.prompt(request, offer, chosen.steps)
+        wanted = request.output_tokens_max or offer.output_tokens_default
+        cap = tokens.cap(prompt, wanted, offer.window)
         tenant = tenant_tag(self._tenant_secret, principal.account)
         ask = Ask(visit.id, request, first.model, cap, tenant)
         dropped = (*chosen.left_out, *self._upstreams[first.upstream].dropped(request))
         if dropped:
             headers["x-moongate-dropped"] = ",".join(dropped)
-        if asked is not None and asked > cap:
+        if cap < wanted:
             headers["x-moongate-clamped"] = "max_completion_tokens"
         now = (self._clock.monotonic_s(), self._clock.now_ms())
         head = Head(
@@ -97,7 +103,10 @@ class Admission:
         )  # fmt: skip
         form = Streamed if request.stream else Whole
         delivery = form(codec, head, visit.reply, headers, self._clock)
-        return Job(principal, offer, chosen.steps, ask, delivery, headers, *now)
+        tokenizer = self.counting.tokenizer(offer, chosen.steps)
+        return Job(
+            principal, offer, chosen.steps, ask, prompt, tokenizer, delivery, headers, *now
+        )  # fmt: skip
 
     def _facts(self, upstream: str) -> Facts:
         """What the upstream of that name says of itself."""

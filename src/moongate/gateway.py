@@ -10,7 +10,7 @@ the upstream or we fail, the customer pays nothing. Booking is never interrupted
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from moongate.access.idempotency import Idempotency
@@ -30,10 +30,13 @@ from moongate.core.money import Bill, charge
 from moongate.core.ports import Clock, Codec, Upstream
 from moongate.core.rows import Outcome
 from moongate.core.store import Idem
+from moongate.counting import Counting
 from moongate.cover import Cover
 from moongate.delivery import refuse
 from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.log import Log
+from moongate.meter.tokenizer import Tokenizer
+from moongate.meter.tokens import Count
 from moongate.metrics import Metrics
 from moongate.passage import Passage
 from moongate.route.catalog import Catalog
@@ -62,6 +65,7 @@ class Gateway:
         tenant_secret: bytes,
         require: DataPolicy = "none",
         unretained: frozenset[str] = frozenset(),
+        tokenizers: Mapping[str, Tokenizer] | None = None,
     ) -> None:
         self.keys, self.catalog, self.limits, self.book = keys, catalog, limits, book
         self.health, self.upstreams, self.clock = health, upstreams, clock
@@ -71,6 +75,7 @@ class Gateway:
         )
         self.admission = Admission(
             catalog=catalog, upstreams=upstreams, health=health, clock=clock,
+            counting=Counting(upstreams, tokenizers or {}),
             tenant_secret=tenant_secret, require=require, unretained=unretained,
         )  # fmt: skip
         self._visits: set[Visit] = set()
@@ -84,7 +89,7 @@ class Gateway:
                 body = await visit.body()
                 lease.bytes(len(body))
                 request = codec.read_request(body)
-                job = self.admission.admit(codec, visit, principal, request, headers)
+                job = await self.admission.admit(codec, visit, principal, request, headers)
                 idem = await self.idempotency.mark(principal.account, visit.idempotency, body)
                 await lease.admit(visit.id, job.tokens_first(self.book.slices))
                 headers |= lease.headers()
@@ -106,6 +111,25 @@ class Gateway:
             await refuse(visit.reply, codec, gone, headers)
         finally:
             self._visits.discard(visit)
+
+    async def estimate(
+        self, codec: Codec, id: str, principal: Principal, body: Callable[[], Awaitable[bytes]]
+    ) -> Count:
+        """The prompt tokens of the request that ``body`` reads, as answering it would count them.
+
+        It takes a request of the rates, and no tokens. Raises Refused.
+        """
+        with self.limits.enter(principal) as lease:
+            data = await body()
+            lease.bytes(len(data))
+            request = codec.read_request(data)
+            chosen = self.admission.choose(principal, request)
+            await lease.admit(id, 0)
+            prompt = await self.admission.counting.prompt(
+                chosen.request, chosen.offer, chosen.steps
+            )
+            await lease.close(0)
+            return prompt
 
     def stop(self) -> int:
         """End every visit at no charge to the customer; returns how many there were."""
@@ -172,7 +196,7 @@ class Gateway:
 
     async def _book(self, job: Job, held: Held, outcome: Outcome) -> Bill | None:
         """Settle or void, durably; ``None`` when there is nothing to bill the client for."""
-        usage = job.used()
+        usage = job.used(final=True)
         told = job.told(outcome, self.clock.monotonic_s())
         charged = outcome in {"done", "credit_stop"} or (
             outcome == "client_left" and job.tap.accepted

@@ -17,8 +17,9 @@ from moongate.core.rows import Outcome
 from moongate.delivery import Delivery
 from moongate.ledger.book import Told
 from moongate.ledger.slices import Slices, Terms
-from moongate.meter import tokens
 from moongate.meter.tap import Tap
+from moongate.meter.tokenizer import Tokenizer
+from moongate.meter.tokens import Count
 from moongate.route.plan import Step
 
 TAIL_S: Final = 2.0
@@ -75,9 +76,9 @@ class Visit:
 class Job:
     """What admission decided for one visit, and what is learnt on the way.
 
-    ``headers`` are those of the answer; they may change until its head is sent. ``prompt_bound`` is
-    in tokens. ``refusal`` is what the client is told when there is no answer to end: the first
-    while nothing was sent, the second inside a stream.
+    ``headers`` are those of the answer; they may change until its head is sent. ``tokenizer`` is
+    the model's, where it may count what is generated. ``refusal`` is what the client is told when
+    there is no answer to end: the first while nothing was sent, the second inside a stream.
     """
 
     def __init__(
@@ -86,6 +87,8 @@ class Job:
         offer: Offer,
         steps: tuple[Step, ...],
         ask: Ask,
+        prompt: Count,
+        tokenizer: Tokenizer | None,
         delivery: Delivery,
         headers: dict[str, str],
         started_s: float,
@@ -94,9 +97,8 @@ class Job:
         self.principal, self.offer, self.steps, self.ask = principal, offer, steps, ask
         self.delivery, self.headers = delivery, headers
         self.started_s, self.created_ms = started_s, created_ms
-        self.prompt_bound = tokens.bound(ask.request, offer.window)
-        estimate = min(self.prompt_bound, tokens.estimate(ask.request))
-        self.tap = Tap(self.prompt_bound, estimate, ask.request.sampling.n or 1)
+        self.prompt = prompt
+        self.tap = Tap(prompt, ask.request.sampling.n or 1, tokenizer)
         self.upstream = steps[0].target.upstream
         self.first_token_ms: int | None = None
         self.refusal: tuple[Refused, Refused] | None = None
@@ -107,11 +109,11 @@ class Job:
     def terms(self) -> Terms:
         """What this request can cost: its prompt bound, and the cap for each choice."""
         output = self.ask.output_tokens_max * (self.ask.request.sampling.n or 1)
-        return Terms.of(self.offer.price.price, self.prompt_bound, output)
+        return Terms.of(self.offer.price.price, self.prompt.bound, output)
 
     def tokens_first(self, slices: Slices) -> int:
         """Tokens that this request may use before more is set aside: prompt and first slice."""
-        return self.prompt_bound + min(slices.first, self.terms().output_tokens_max)
+        return self.prompt.bound + min(slices.first, self.terms().output_tokens_max)
 
     def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
         """Remember what to tell the client instead of an answer."""
@@ -136,6 +138,6 @@ class Job:
             duration_ms=int((now_s - self.started_s) * 1000),
         )
 
-    def used(self) -> Usage:
-        """The usage so far: none before an upstream accepted."""
-        return self.tap.usage() if self.tap.accepted else Usage()
+    def used(self, *, final: bool = False) -> Usage:
+        """The usage so far: none before an upstream accepted. ``final``: text is counted too."""
+        return self.tap.usage(encode=final) if self.tap.accepted else Usage()

@@ -18,7 +18,7 @@ from moongate.app.buyers import buyer_handlers, make_alerts
 from moongate.app.doors import LOOPBACK, Doors, Place, reserve
 from moongate.app.firsts import first_key, seed_prices
 from moongate.app.looking import look
-from moongate.app.parts import Announce, make_office, make_store, make_upstreams
+from moongate.app.parts import Announce, make_office, make_store, make_tokenizers, make_upstreams
 from moongate.app.peers import Peers
 from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
@@ -75,12 +75,9 @@ class Application:
         self.metrics = Metrics()
         self.health = Health(self.clock)
         self.catalog = Catalog(
-            settings.cards(),
-            lambda name: self.upstreams[name].facts(),
-            self.health.alive,
-            self.clock,
-            without=NOT_SERVED,
-        )
+            settings.cards(), lambda name: self.upstreams[name].facts(), self.health.alive,
+            self.clock, without=NOT_SERVED,
+        )  # fmt: skip
         ledger = settings.ledger
         self.journal = Journal(home.journal)
         self.book = Book(
@@ -114,6 +111,7 @@ class Application:
             tenant_secret=derive(pepper, "tenant"),
             require=settings.privacy.require,
             unretained=frozenset(u.name for u in settings.upstreams if u.keeps_nothing()),
+            tokenizers=make_tokenizers(settings),
         )
         self.office = make_office(
             settings, self.store, self.keys, self.clock, self.catalog, self.upstreams, pepper,

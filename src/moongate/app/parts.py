@@ -10,6 +10,8 @@ from moongate.core.errors import ConfigurationError
 from moongate.core.ports import Clock, Store, Upstream
 from moongate.home import Home
 from moongate.ledger.receipt import Signer
+from moongate.meter import tokenizer
+from moongate.meter.tokenizer import Tokenizer
 from moongate.route.catalog import Catalog
 from moongate.settings import Settings
 from moongate.store.sqlite import SqliteStore
@@ -72,6 +74,25 @@ def make_upstreams(
                 forward=table.forward,
             )
     return upstreams
+
+
+def make_tokenizers(settings: Settings) -> dict[str, Tokenizer]:
+    """The tokenizers that the settings name, by model id. Raises ConfigurationError.
+
+    A file that several models name is loaded once.
+    """
+    found: dict[tuple[str, int | None], Tokenizer] = {}
+    made: dict[str, Tokenizer] = {}
+    for at, model in enumerate(settings.models):
+        if not model.tokenizer:
+            continue
+        known = settings.known.get(model.id)
+        size = known.architecture.get("vocabulary") if known else None
+        way = (model.tokenizer, size)
+        if way not in found:
+            found[way] = tokenizer.load(model.tokenizer, f"models[{at}].tokenizer", size)
+        made[model.id] = found[way]
+    return made
 
 
 def make_office(

@@ -37,8 +37,8 @@ Size = tuple[int, int]
 def tokens(width: int, height: int) -> int:
     """Tokens of a picture of ``width`` by ``height`` pixels (at least 1), without its wrapper.
 
-    Source: ``scale = min(1, sqrt(16384 / (w // 14 * (h // 14))), 512 * 14 / w, 512 * 14 / h)``, each
-    part of the root's divisor at least 1; sides floored, then padded to a multiple of 28.
+    Source: ``scale = min(1, sqrt(16384 / (w // 14 * (h // 14))), 512 * 14 / w, 512 * 14 / h)``,
+    each factor under the root at least 1; sides floored, then padded to a multiple of 28.
     """
     area = max(1, width // PATCH) * max(1, height // PATCH)
     wide, high = _side(width, area, width, height), _side(height, area, width, height)
@@ -64,7 +64,7 @@ def of_url(url: str) -> tuple[int, bool]:
 def size(url: str) -> Size | None:
     """Width and height (pixels) of a picture in a data URL; ``None`` where its header is silent."""
     kind, comma, _ = url[:_KIND_CHARS].partition(",")
-    if not comma or not kind[:5].lower() == "data:" or not kind.lower().endswith(";base64"):
+    if not comma or kind[:5].lower() != "data:" or not kind.lower().endswith(";base64"):
         return None
     start = len(kind) + 1
     while url[start : start + 1] == " ":  # occurs in official samples

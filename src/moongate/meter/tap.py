@@ -1,26 +1,31 @@
 """The tap: watches events pass and yields exactly one final usage.
 
 It believes an upstream's counts where they are possible, and falls back to its own: the prompt's
-estimate, and one output token for each non-empty content event (a lower bound). Where counts
-contradict each other it takes the reading that favours the customer and says so in ``odd``.
+count, and for the output the model's tokenizer over the text, or without one a token for each
+non-empty content event (a lower bound). Where counts contradict each other it takes the reading
+that favours the customer and says so in ``odd``.
 """
 
 from collections.abc import Iterable
 
 from moongate.core.events import Event, Finished, Started, Text, Thinking, ToolArgs, ToolCall, Used
 from moongate.core.money import Counts, Usage
+from moongate.meter.output import Output
+from moongate.meter.tokenizer import Tokenizer
+from moongate.meter.tokens import Count
 
 
 class Tap:
-    """One request's meter. ``prompt_bound`` and ``prompt_estimate`` are tokens.
+    """One request's meter. ``prompt`` is what we know of its prompt.
 
     ``choices`` is how many answers were asked for: it has finished when all of them have.
+    ``tokenizer`` is the model's, where there is one.
     """
 
-    def __init__(self, prompt_bound: int, prompt_estimate: int, choices: int = 1) -> None:
+    def __init__(self, prompt: Count, choices: int = 1, tokenizer: Tokenizer | None = None) -> None:
         self._choices = choices
-        self._bound = prompt_bound
-        self._estimate = prompt_estimate
+        self._prompt = prompt
+        self._tokenizer = tokenizer
         self.restart()
 
     def restart(self) -> None:
@@ -29,6 +34,7 @@ class Tap:
         self._done: set[int] = set()
         self.pieces = 0
         self.counts = Counts()
+        self._output = Output(self._tokenizer) if self._tokenizer else None
 
     def see(self, events: Iterable[Event]) -> None:
         """Take note of a batch."""
@@ -37,10 +43,15 @@ class Tap:
             if kind is Text or kind is Thinking or kind is ToolArgs:
                 if event.text:  # type: ignore[union-attr]  # the three kinds carry text
                     self.pieces += 1
+                    if self._output is not None and not self.counts.completion:
+                        strand = (kind, event.choice, getattr(event, "index", 0))  # type: ignore[union-attr]  # as above
+                        self._output.add(strand, event.text)  # type: ignore[union-attr]  # as above
             elif kind is Used:
                 self.counts = event.counts  # type: ignore[union-attr]  # Used carries counts
             elif kind is ToolCall:
                 self.pieces += 1
+                if self._output is not None and not self.counts.completion:
+                    self._output.add(event, event.name)  # type: ignore[union-attr]  # it has a name
             elif kind is Started:
                 self.accepted = True
             elif kind is Finished:
@@ -71,32 +82,36 @@ class Tap:
         """The choices that have no finish yet."""
         return [choice for choice in range(self._choices) if choice not in self._done]
 
-    def usage(self) -> Usage:
-        """The usage as it stands: final after the stream's end, the delivered part before."""
-        return self._weighed()[0]
+    def usage(self, *, encode: bool = True) -> Usage:
+        """The usage as it stands: final after the stream's end, the delivered part before.
+
+        Without ``encode`` it costs nothing: text that nobody counted is one token a piece.
+        """
+        return self._weighed(encode=encode)[0]
 
     @property
     def odd(self) -> list[str]:
         """A word for each count that was impossible and not believed."""
-        return self._weighed()[1]
+        return self._weighed(encode=False)[1]
 
-    def _weighed(self) -> tuple[Usage, list[str]]:
+    def _weighed(self, *, encode: bool) -> tuple[Usage, list[str]]:
         counts = self.counts
         odd: list[str] = []
         estimated = False
         prompt = counts.prompt
         if prompt is None:
-            prompt, estimated = self._estimate, True
-        if prompt > self._bound:
+            prompt, estimated = self._prompt.tokens, True
+        if prompt > self._prompt.bound:
             odd.append("prompt_over_bound")
-            prompt = self._bound
+            prompt = self._prompt.bound
         cached = counts.cached or 0
         if cached > prompt:
             odd.append("cached_over_prompt")
             cached = prompt
         output = counts.completion
         if output is None or (output == 0 and self.pieces):
-            output, estimated = self.pieces, True
+            ours = self._output if encode else None
+            output, estimated = self.pieces if ours is None else ours.tokens(), True
         reasoning = counts.reasoning
         if reasoning is not None and reasoning > output:
             odd.append("reasoning_over_output")

@@ -33,7 +33,8 @@ _encode = msgspec.json.Encoder().encode
 class Rendered:
     """A prompt in pieces. ``control`` are tokens that stand for no text, pictures included.
 
-    ``texts`` stand between control tokens and are encoded each for itself; ``loose`` texts are in
+    ``heads`` (role words and names) and ``texts`` stand between control tokens and are encoded each
+    for itself; ``loose`` texts are in
     the prompt in a spelling that is not ours to know, each with at most ``LOOSE`` tokens around it.
     ``blank`` is how many pictures have a size that is not known: each is in ``control`` with the
     least, and may take ``BLANK`` more. ``spelt``: some text spells a control token.
@@ -41,6 +42,7 @@ class Rendered:
 
     def __init__(self) -> None:
         self.control = self.blank = 0
+        self.heads: list[str] = []
         self.texts: list[str] = []
         self.loose: list[str] = []
         self.video = self.spelt = False
@@ -65,7 +67,7 @@ def render(request: Request) -> Rendered:
         out.loose.append(_declared(tool))
     if request.tools:
         out.control += _PER_TURN
-        out.texts.append("tool_declare")
+        out.heads.append("tool_declare")
     if request.format is not None and request.format.schema is not None:
         out.loose.append(_json(request.format.schema))
     plain = _last_plain(request.messages)
@@ -73,8 +75,8 @@ def render(request: Request) -> Rendered:
         _turn(out, message, recent=at > plain, thinks=request.thinking is not False)
     if not (request.messages and request.messages[-1].partial):
         out.control += 3 if request.thinking is not False else 4
-        out.texts.append("assistant")
-    out.spelt = any(SPELT.search(text) for text in out.texts)
+        out.heads.append("assistant")
+    out.spelt = any(SPELT.search(text) for text in out.heads + out.texts)
     return out
 
 
@@ -91,7 +93,7 @@ def _last_plain(messages: tuple[Message, ...]) -> int:
 def _turn(out: Rendered, message: Message, *, recent: bool, thinks: bool) -> None:
     out.control += _PER_TURN - message.partial
     role = "system" if message.role == "developer" else message.role
-    out.texts.append(message.name or role)
+    out.heads.append(message.name or role)
     before = ""
     if message.role == "assistant":
         out.control += _THINK

@@ -2,7 +2,7 @@
 
 A line of the file is a token in base64 and its rank. Text is split by Kimi's pattern and every part
 merged by rank. Text is always encoded as ordinary text: a control token's spelling in a message is
-so many characters. Control tokens have ids behind the ranks and are counted by whoever renders them.
+so many characters. Control tokens have ids behind the ranks; whoever renders them counts them.
 
 Very long text is cut as Kimi's own tokenizer cuts it, which also bounds what one part can cost.
 """

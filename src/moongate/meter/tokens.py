@@ -64,20 +64,20 @@ def count(request: Request, window: int, tokenizer: Tokenizer | None = None) -> 
     Without a tokenizer neither vocabulary nor template is known.
     """
     rendered = render(request)
-    size = sum(map(_size, rendered.texts))
-    if tokenizer is not None and rendered.control + tokenizer.least(size) < window:
+    heads, size = sum(map(_size, rendered.heads)), sum(map(_size, rendered.texts))
+    if tokenizer is not None and rendered.control + tokenizer.least(heads + size) < window:
         return _by_tokenizer(rendered, tokenizer, window)
-    least = 1 if tokenizer is None else rendered.control + tokenizer.least(size)
+    least = 1 if tokenizer is None else rendered.control + tokenizer.least(heads + size)
     size += sum(map(_size, rendered.loose))
     wrapped = REQUEST_OVERHEAD + MESSAGE_OVERHEAD * len(request.messages) + rendered.control
-    bound = size + wrapped + LOOSE * len(rendered.loose) + BLANK * rendered.blank
+    bound = heads + size + wrapped + LOOSE * len(rendered.loose) + BLANK * rendered.blank
     told = max(least, size // BYTES_PER_TOKEN)
     return _within(least, told, window if rendered.video else bound, window)
 
 
 def _by_tokenizer(rendered: Rendered, tokenizer: Tokenizer, window: int) -> Count:
     least = most = rendered.control
-    for text in rendered.texts:
+    for text in rendered.heads + rendered.texts:
         tokens = other = tokenizer.count(text)
         if rendered.spelt and (spelt := SPELT.findall(text)):
             # As engines see it that read control tokens in text.
@@ -104,9 +104,7 @@ def cap(prompt: Count, wanted: int, window: int) -> int:
     the cap may fit, the upstream decides. Raises Refused (400) when the prompt leaves no room.
     """
     if prompt.least >= window:
-        raise Refused(
-            "context_length_exceeded", "messages", needs=prompt.least + 1, limit=window
-        )
+        raise Refused("context_length_exceeded", "messages", needs=prompt.least + 1, limit=window)
     if wanted + prompt.least <= window:
         return wanted
     return window - (prompt.bound if prompt.bound < window else prompt.least)

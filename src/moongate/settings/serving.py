@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from moongate.core.cards import Ability, Card, DataPolicy, Fixed, Target
 from moongate.core.money import Price, per_million_to_nanos, usd_to_nanos
-from moongate.settings.secret import LATER, Secret, Table
+from moongate.settings.secret import Secret, Table
 
 Kind = Literal["moonshot", "vllm", "sglang", "openai", "embedded"]
 POLICY_RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
@@ -119,9 +119,7 @@ class Model(Table, frozen=True, kw_only=True):
         ),
     ] = OUTPUT_TOKENS
     abilities: Annotated[tuple[Ability, ...], Meta(description="what it can do beside chat")]
-    tokenizer: Annotated[
-        str, Meta(description="path of its tiktoken.model, for exact counts", extra=LATER)
-    ] = ""
+    tokenizer: Annotated[str, Meta(description="path of its tiktoken.model, for exact counts")] = ""
     targets: Annotated[
         tuple[TargetTable, ...], Meta(description="where it is served, first choice first")
     ]

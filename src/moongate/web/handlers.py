@@ -50,6 +50,7 @@ class Handlers:
         """Handler name -> handler."""
         return {
             "chat": self.chat,
+            "estimate": self.estimate,
             "models": self.models,
             "model": self.model,
             "pricing": self.pricing,
@@ -77,6 +78,21 @@ class Handlers:
         await self._gateway.handle(self._codec, visit)
         assert hit.reply.response is not None
         return hit.reply.response
+
+    async def estimate(self, hit: Hit) -> web.StreamResponse:
+        """``POST /v1/tokenizers/estimate-token-count``: Moonshot's shape."""
+        body.check_head(hit.request, json=True)
+        assert hit.principal is not None
+        prompt = await self._gateway.estimate(
+            self._codec,
+            hit.id,
+            hit.principal,
+            lambda: body.read(hit.request, self._body_bytes_max),
+        )
+        data = {"total_tokens": prompt.tokens}
+        answer = {"code": 0, "data": data, "scode": "0x0", "status": True}
+        exact = "true" if prompt.exact else "false"
+        return whole(200, _encode(answer), {"x-request-id": hit.id, "x-moongate-exact": exact})
 
     async def models(self, hit: Hit) -> web.StreamResponse:
         """``GET /v1/models``."""

@@ -160,11 +160,12 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": _STRING}
         ]
-    if route.handler == "chat":
+    if route.handler in {"chat", "estimate"}:
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": _reference("ChatRequest")},
         }
+    if route.handler == "chat":
         ok["content"] = {
             "application/json": _reference("ChatAnswer"),
             "text/event-stream": {"schema": _STRING},

@@ -49,6 +49,10 @@ ROUTES: Final = (
         "An answer of the model, streamed or whole.",
     ),
     Route(
+        "POST", "/v1/tokenizers/estimate-token-count", "estimate", "key", "free", "gate", "nothing",
+        "How many prompt tokens a request would be charged for; nothing is generated.",
+    ),
+    Route(
         "GET", "/v1/models", "models", "key", "free", "none", "nothing",
         "The models on offer: window, abilities, price.",
     ),
