@@ -167,7 +167,8 @@ async def test_the_cap_is_lowered_to_the_window_and_said(tmp_path: Path) -> None
         assert reply.status == 200
         assert reply.headers["x-moongate-clamped"] == "max_completion_tokens"
         body = next(seen.body for seen in scripted.requests if seen.body)
-        assert 262_144 in (body.get("max_completion_tokens"), body.get("max_tokens"))
+        # What a prompt of a few words may take at most is left to it.
+        assert 262_144 - 400 < body["max_completion_tokens"] < 262_144
 
 
 async def test_nothing_unpriced_and_nothing_unpaid_reaches_an_upstream(tmp_path: Path) -> None:
