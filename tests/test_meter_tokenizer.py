@@ -57,8 +57,8 @@ def test_it_tells_its_size_and_its_longest_token(small: Tokenizer) -> None:
 def walk(text: str) -> list[str]:
     """Where long text is cut, one character after the other: the reference."""
     pieces = []
-    for at in range(0, len(text), module._AT_ONCE):
-        part, start, run = text[at : at + module._AT_ONCE], 0, 0
+    for at in range(0, len(text), module.AT_ONCE):
+        part, start, run = text[at : at + module.AT_ONCE], 0, 0
         for i, char in enumerate(part):
             same = i > 0 and char.isspace() == part[i - 1].isspace()
             run = run + 1 if same else 1

@@ -124,6 +124,7 @@ def test_any_conversation_lies_between_its_bounds(
     calls = any(message.tool_calls for message in request.messages)
     spells = template.SPELT.search(written(request))
     assert told.exact or calls or spells
+    assert template.may_spell(written(request)) or not spells
 
 
 def test_a_question_takes_what_the_template_says(small: Tokenizer) -> None:

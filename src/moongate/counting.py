@@ -33,7 +33,7 @@ class Counting:
         self, upstreams: Mapping[str, Upstream], tokenizers: Mapping[str, Tokenizer]
     ) -> None:
         self._upstreams, self._tokenizers = upstreams, tokenizers
-        self._turns = asyncio.Semaphore(os.cpu_count() or 1)
+        self._turns = asyncio.Semaphore(max(1, (os.cpu_count() or 1) - 1))  # one for the loop
 
     def tokenizer(self, offer: Offer, steps: Sequence[Step]) -> Tokenizer | None:
         """The model's, unless something that stands in for it may answer."""

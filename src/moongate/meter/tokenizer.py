@@ -39,7 +39,7 @@ PATTERN: Final = "|".join(
 )
 """How text is split before merging: a fact of the vocabulary, in tiktoken's regex dialect."""
 
-_AT_ONCE: Final = 400_000
+AT_ONCE: Final = 400_000
 """Characters that are encoded at once."""
 _RUN: Final = 25_000
 """Characters of white space, or of anything else, that may follow each other uncut."""
@@ -73,9 +73,26 @@ class Tokenizer:
         return -(-size // self.longest)
 
 
+def slices(text: str) -> Iterator[str]:
+    """``text`` in parts of :data:`AT_ONCE` characters."""
+    for at in range(0, len(text), AT_ONCE):
+        yield text[at : at + AT_ONCE]
+
+
 def _pieces(text: str) -> Iterator[str]:
-    for at in range(0, len(text), _AT_ONCE):
-        yield from filter(None, _PIECE.findall(text, at, at + _AT_ONCE))
+    for part in slices(text):
+        # The pattern holds the interpreter lock for long, and few texts need it.
+        if _may_run_long(part):
+            yield from filter(None, _PIECE.findall(part))
+        else:
+            yield part
+
+
+def _may_run_long(part: str) -> bool:
+    """Whether a stretch of ``part`` is all white space or has none; every long run covers one."""
+    stretch = _RUN // 2
+    stretches = (part[at : at + stretch] for at in range(0, len(part) - stretch + 1, stretch))
+    return any(text.isspace() or len(text.split(None, 1)[0]) == stretch for text in stretches)
 
 
 def load(path: str, key: str, size: int | None = None) -> Tokenizer:

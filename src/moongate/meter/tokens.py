@@ -11,8 +11,8 @@ import msgspec
 
 from moongate.core.errors import Refused
 from moongate.core.request import ImagePart, Request
-from moongate.meter.template import BLANK, LOOSE, SPELT, Rendered, render
-from moongate.meter.tokenizer import Tokenizer
+from moongate.meter.template import BLANK, LOOSE, SPELT, Rendered, may_spell, render
+from moongate.meter.tokenizer import Tokenizer, slices
 
 MESSAGE_OVERHEAD: Final = 24
 """Tokens that a template may put around one message, its role and an empty think block."""
@@ -78,17 +78,22 @@ def count(request: Request, window: int, tokenizer: Tokenizer | None = None) -> 
 def _by_tokenizer(rendered: Rendered, tokenizer: Tokenizer, window: int) -> Count:
     least = most = rendered.control
     for text in rendered.heads + rendered.texts:
-        tokens = other = tokenizer.count(text)
-        if rendered.spelt and (spelt := SPELT.findall(text)):
-            # As engines see it that read control tokens in text.
-            other = len(spelt) + sum(tokenizer.count(piece) for piece in SPELT.split(text))
+        tokens = tokenizer.count(text)
+        other = _with_control(text, tokenizer) if may_spell(text) else tokens
         least += min(tokens, other)
         most += max(tokens, other)
     told = most + sum(tokenizer.count(text) for text in rendered.loose)
     bound = most + sum(_size(text) + LOOSE for text in rendered.loose) + BLANK * rendered.blank
-    if rendered.exact:
-        return Count.exactly(most)
     return _within(least, told, window if rendered.video else bound, window)
+
+
+def _with_control(text: str, tokenizer: Tokenizer) -> int:
+    """Tokens of ``text`` where an engine reads control tokens in it."""
+    count = 0
+    for part in slices(text):
+        pieces = SPELT.split(part)
+        count += len(pieces) - 1 + sum(tokenizer.count(piece) for piece in pieces)
+    return count
 
 
 def _within(least: int, tokens: int, bound: int, window: int) -> Count:
