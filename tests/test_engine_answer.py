@@ -115,7 +115,9 @@ def test_a_broken_promise_is_never_delivered_as_an_answer(goal, text):
 
 def test_a_clients_pattern_cannot_stall_the_check():
     goal = Goal("schema", schema={"type": "string", "pattern": "^(a+)+$"})
-    assert read(stream(json.dumps("a" * 60 + "!")), goal)[1].reason == "stop"
+    assert read(stream(json.dumps("a" * 60)), goal)[1].reason == "stop"
+    with pytest.raises(UpstreamProtocolError):
+        read(stream(json.dumps("a" * 60 + "!")), goal)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +169,31 @@ def test_no_mention_of_patterns_switches_the_check_off(schema):
 
 def test_names_by_pattern_neither_stall_the_check_nor_count_as_additional():
     schema = {"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}
-    text = json.dumps({"a" * 60 + "!": 1})
-    assert read(stream(text), Goal("schema", schema=schema))[1].reason == "stop"
+    goal = Goal("schema", schema=schema)
+    assert read(stream(json.dumps({"a" * 60: 1})), goal)[1].reason == "stop"
+    with pytest.raises(UpstreamProtocolError):
+        read(stream(json.dumps({"a" * 60 + "!": 1})), goal)
+
+
+def test_a_repeated_name_is_told_apart_in_what_is_sent_and_checked():
+    goal = Goal("object", prefix='{"a": 1, ')
+    events, choice = read(stream('"a": 2', ', "b', '": 3, "b": 4}'), goal)
+    assert choice.text == '"a_2": 2, "b": 3, "b_2": 4}'
+    assert events[-2] == Finished("stop")
+
+
+def test_prefix_and_continuation_are_checked_together():
+    goal = Goal("schema", schema={"type": "array", "items": {"type": "integer"}}, prefix="[1, ")
+    assert read(stream("2]"), goal)[1].text == "2]"
+    with pytest.raises(UpstreamProtocolError):
+        read(stream('"x"]'), goal)
+
+
+def test_what_is_not_strict_is_an_object_and_no_more():
+    goal = Goal("call", schema={"not": {}}, loose=True, tool="f")
+    assert read(stream('{"a": 1}'), goal)[1].reason == "tool_calls"
+    with pytest.raises(UpstreamProtocolError):
+        read(stream("[1]"), goal)
 
 
 def test_garbage_glued_to_a_frame_is_no_shorter_answer():

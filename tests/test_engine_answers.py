@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from engine_kit import BRIEF_TASK, BRIEF_TOOLS, READ, ask, ask_for, request, running
 from moongate.core.errors import UpstreamRefused
 from moongate.core.events import Text, Thinking
-from moongate.core.request import Format, Message, Request, Sampling, ToolChoice
+from moongate.core.request import Call, Format, Message, Request, Sampling, ToolChoice
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
@@ -218,3 +218,80 @@ async def test_a_prompt_over_the_window_is_refused_before_any_work(engine):
     assert caught.value.row == "context_length_exceeded"
     assert caught.value.facts["limit"] == 8192
     assert caught.value.facts["needs"] > 8192
+
+
+def partial(text, begin, **more):
+    """A question whose answer has begun."""
+    last = Message("assistant", begin, name=more.pop("name", None), partial=True)
+    return Request(model="k", messages=(Message("user", text), last), **more)
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+async def test_a_begun_text_goes_on_without_its_begin(engine, thinking):
+    asked = partial("What is the capital of France?", "The capital of France is", thinking=thinking)
+    heard = await ask(engine, asked, cap=6)
+    assert "Paris" in heard.choice.text
+    assert "capital of France is" not in heard.choice.text
+    assert heard.choice.thinking == ("" if thinking else None)
+    assert heard.counts.prompt == await engine.count(asked)
+
+
+async def test_begun_code_goes_on(engine):
+    begin = "def add(a, b):\n    return"
+    heard = await ask(engine, partial("Write add in Python.", begin, thinking=False), cap=12)
+    assert "a + b" in heard.choice.text
+
+
+async def test_a_begun_answer_may_have_a_speaker(engine):
+    asked = partial("Who are you?", "", name="Captain Nemo", thinking=False)
+    assert await engine.count(asked) > await engine.count(partial("Who are you?", ""))
+    assert (await ask(engine, asked, cap=8)).counts.completion > 0
+
+
+@pytest.mark.parametrize("begin", ["{", '{"city"', '{ "city": "Os', '{\n  "size": 7,'])
+async def test_begun_json_becomes_an_instance(engine, begin):
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "size": {"type": "integer", "maximum": 99}},
+        "required": ["city", "size"],
+        "additionalProperties": False,
+    }
+    for format in (Format("json_schema", "f", schema), Format("json_object")):
+        heard = await ask(engine, partial("A city as JSON.", begin, format=format), cap=60)
+        value = json.loads(begin + heard.choice.text)
+        assert isinstance(value, dict)
+        assert heard.choice.reason == "stop"
+        if format.schema:
+            assert Draft202012Validator(schema).is_valid(value)
+
+
+async def test_a_prefix_of_no_such_json_is_refused_before_any_work(engine):
+    with pytest.raises(UpstreamRefused, match="unsuitable_prefix"):
+        await ask(engine, partial("x", "Sure! {", format=Format("json_object")))
+
+
+async def test_one_token_is_one_token(engine):
+    heard = await ask(engine, request("Tell me a story.", thinking=False), cap=1)
+    assert (heard.counts.completion, heard.choice.reason) == (1, "length")
+    call = request("Read a", tools=BRIEF_TOOLS, tool_choice=ToolChoice("required"))
+    heard = await ask(engine, call, cap=1)
+    assert (heard.counts.completion, heard.choice.reason) == (1, "length")
+    assert heard.choice.calls[0].name == "read_file"
+
+
+async def test_calls_are_counted_on_over_rounds(engine):
+    call = Call("functions.read_file:0", "read_file", '{"path": "a"}')
+    messages = (
+        Message("user", "Read a and b"),
+        Message("assistant", tool_calls=(call, call)),
+        Message("tool", "A", tool_call_id=call.id),
+    )
+    asked = Request(
+        model="k",
+        messages=messages,
+        tools=BRIEF_TOOLS,
+        tool_choice=ToolChoice("named", "read_file"),
+        thinking=False,
+    )
+    heard = await ask(engine, asked, cap=60)
+    assert heard.choice.calls[0].id == "functions.read_file:2"

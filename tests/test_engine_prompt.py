@@ -16,7 +16,7 @@ from moongate.core.request import (
     Tool,
     ToolChoice,
 )
-from moongate.upstream.engine_goal import decide, dropped
+from moongate.upstream.engine_goal import Goal, constraint, decide, dropped
 from moongate.upstream.engine_prompt import Marks, chatml, prefill, turns
 from moongate.upstream.engine_tools import best, call_id, next_index, pick, words
 
@@ -75,20 +75,53 @@ def test_parts_join_and_pictures_are_refused():
 
 def test_partial_is_prefilled_and_not_a_turn():
     asked = told(Message("user", "Count"), Message("assistant", "1, 2,", partial=True))
-    assert prefill(asked) == "1, 2,"
+    assert prefill(asked) == ("1, 2,", "")
     assert len(turns(asked)) == 1
     assert decide(asked).opening == "1, 2,"
     assert prefill(told(Message("assistant", "1, 2,"))) is None
 
 
-def test_partial_and_a_constrained_answer_exclude_each_other():
-    asked = told(
-        Message("user", "Count"),
-        Message("assistant", "{", partial=True),
-        format=Format("json_object"),
-    )
-    with pytest.raises(UpstreamRefused):
-        decide(asked)
+def test_a_partial_answer_keeps_its_format():
+    messages = (Message("user", "Count"), Message("assistant", '{"a', partial=True))
+    goal = decide(told(*messages, format=Format("json_object")))
+    assert (goal.kind, goal.opening, goal.prefix) == ("object", '{"a', '{"a')
+    schema = {"type": "object", "properties": {"b": {"const": 1}}, "additionalProperties": False}
+    with pytest.raises(UpstreamRefused, match="unsuitable_prefix"):
+        constraint(decide(told(*messages, format=Format("json_schema", schema=schema))), 50)
+
+
+def test_a_named_partial_answer_is_spoken_by_that_name():
+    last = Message("assistant", "Elementary", name="Sherlock\n Holmes", partial=True)
+    goal = decide(told(Message("user", "Hm?", name="Watson"), last))
+    pieces = chatml(turns(told(Message("user", "Hm?", name="Watson"))), "E", MARKS, goal.speaker)
+    assert pieces == [1, "Watson\nHm?", 2, "\n", 1, "Sherlock Holmes\nE"]
+
+
+def test_speakers_of_one_role_have_turns_of_their_own():
+    said = told(*(Message("user", "x", name=name) for name in (None, "A", "A", "B")))
+    assert [(turn.speaker, turn.text) for turn in turns(said)] == [
+        ("", "x"),
+        ("A", "x\nx"),
+        ("B", "x"),
+    ]
+
+
+def test_a_partial_answer_with_tools_goes_on_as_text_unless_one_is_demanded():
+    messages = (Message("user", BRIEF_TASK), Message("assistant", "First, ", partial=True))
+    assert decide(told(*messages, tools=BRIEF_TOOLS)) == Goal(opening="First, ")
+    forced = told(*messages, tools=BRIEF_TOOLS, tool_choice=ToolChoice("named", "read_file"))
+    goal = decide(forced)
+    assert (goal.kind, goal.tool) == ("call", "read_file")
+    assert goal.opening.startswith("First, \n<tool_call>")
+
+
+def test_a_schema_that_need_not_be_kept_strictly_becomes_any_object():
+    odd = Tool("f", None, {"type": "object", "not": {"required": ["a"]}})
+    goal = decide(request("f", tools=(odd,), tool_choice=ToolChoice("required")))
+    assert "grammar" in constraint(goal, 50)
+    strict = Tool("f", None, odd.parameters, strict=True)
+    with pytest.raises(UpstreamRefused, match="unsupported_schema"):
+        constraint(decide(request("f", tools=(strict,), tool_choice=ToolChoice("required"))), 50)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ ROWS: Final[dict[str, Row]] = {
     ),
     "unsupported_schema": Row(400, _IRE, "Schema feature not supported: {keyword}."),
     "unsupported_ability": Row(400, _IRE, "This model does not take {ability} here."),
+    "unsuitable_prefix": Row(400, _IRE, "No answer of the format asked for begins like that."),
     "image_url_not_allowed": Row(400, _IRE, "This URL cannot be fetched."),
     "unknown_parameter": Row(400, _IRE, "Unknown parameter."),
     "content_filter": Row(400, _IRE, "The request was rejected by the model's content filter."),

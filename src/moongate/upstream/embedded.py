@@ -207,7 +207,8 @@ class EmbeddedUpstream:
             return None
         try:
             goal = decide(request)
-            return len(await self._template.tokens(turns(request), goal.opening))
+            tokens = await self._template.tokens(turns(request), goal.opening, goal.speaker)
+            return len(tokens)
         except UpstreamError:
             return None
 
@@ -246,7 +247,8 @@ class EmbeddedUpstream:
     async def _plan(self, request: Request, output_tokens_max: int) -> _Plan:
         assert self._template is not None
         goal = decide(request)
-        tokens = tuple(await self._template.tokens(turns(request), goal.opening))
+        prompt = await self._template.tokens(turns(request), goal.opening, goal.speaker)
+        tokens = tuple(prompt)
         room = self._window - len(tokens)
         if room < 1:
             raise UpstreamRefused(

@@ -7,12 +7,9 @@ engine generates freely where it could not read a grammar, and says nothing.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
-from jsonschema.validators import Draft202012Validator, extend
-from referencing import Registry
 
 from moongate.core.errors import UpstreamProtocolError
 from moongate.core.events import (
@@ -28,7 +25,9 @@ from moongate.core.events import (
 )
 from moongate.core.money import Counts
 from moongate.upstream.engine_goal import Goal
+from moongate.upstream.engine_names import Names
 from moongate.upstream.engine_tools import call_id
+from moongate.upstream.engine_verdict import validator
 from moongate.wire.sse import DONE, Events
 
 
@@ -56,26 +55,6 @@ class _Chunk(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
 
 
-def _additional(validator: Any, rule: Any, value: Any, schema: Any) -> Iterator[Any]:
-    """``additionalProperties``, where no pattern has a say in what is additional."""
-    if "patternProperties" not in schema:
-        yield from Draft202012Validator.VALIDATORS["additionalProperties"](
-            validator, rule, value, schema
-        )
-
-
-# The engine enforces patterns with a linear-time matcher of its own; Python's could be made to
-# run for ever by a client's pattern.
-_Validator: Final = extend(  # type: ignore[no-untyped-call]  # its stubs say nothing of it
-    Draft202012Validator,
-    {
-        "pattern": lambda *_: iter(()),
-        "patternProperties": lambda *_: iter(()),
-        "additionalProperties": _additional,
-    },
-)
-
-
 class AnswerReader:
     """Reads one answer. ``thinking``: an empty reasoning opens it, as thinking was asked for."""
 
@@ -83,6 +62,8 @@ class AnswerReader:
         self._goal = goal
         self._thinking = thinking
         self._events = Events()
+        self._names = Names()
+        self._names.feed(goal.prefix)
         self._text: list[str] = []
         self._opened = False
         self._reason: str | None = None
@@ -133,9 +114,13 @@ class AnswerReader:
         if self._goal.kind == "text":
             out.append(Text(text))
             return out
+        return out + self._json(self._names.feed(text))
+
+    def _json(self, text: str) -> list[Event]:
+        if not text:
+            return []
         self._text.append(text)
-        out.append(ToolArgs(0, text) if self._goal.kind == "call" else Text(text))
-        return out
+        return [ToolArgs(0, text) if self._goal.kind == "call" else Text(text)]
 
     def _end(self) -> list[Event]:
         usage = self._usage
@@ -148,7 +133,8 @@ class AnswerReader:
             cached=usage.prompt_tokens_details.cached_tokens,
             reasoning=0,
         )
-        return [*self._open(), Finished(self._verdict()), Used(counts)]
+        last = self._json(self._names.rest())
+        return [*self._open(), *last, Finished(self._verdict()), Used(counts)]
 
     def _verdict(self) -> Reason:
         """Why it ended. Whole JSON at the very last token is whole, not cut short."""
@@ -163,15 +149,13 @@ class AnswerReader:
 
     def _keeps_promise(self) -> bool:
         try:
-            value = json.loads("".join(self._text))
+            value = json.loads("".join([self._goal.prefix, *self._text]))
         except (ValueError, RecursionError):
             return False
-        if self._goal.kind == "object":
+        if self._goal.kind == "object" or self._goal.loose:
             return isinstance(value, dict)
-        schema = self._goal.schema or {}
-        validator = _Validator(schema, registry=Registry())
         try:
-            return bool(validator.is_valid(value))
+            return bool(validator(self._goal.schema or {}).is_valid(value))
         except RecursionError:
             return False
 

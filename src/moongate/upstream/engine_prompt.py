@@ -27,10 +27,11 @@ Pieces = list[int | str]
 
 
 class Turn(Sealed, frozen=True):
-    """One turn: ``role`` is system, user or assistant."""
+    """One turn: ``role`` is system, user or assistant; a ``speaker`` stands in its place."""
 
     role: str
     text: str
+    speaker: str = ""
 
 
 class Marks(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ def named_opening(name: str) -> str:
 
 
 def turns(request: Request) -> tuple[Turn, ...]:
-    """The conversation without a partial last message: never two turns of one role in a row."""
+    """The conversation without a partial last message: never two turns of one speaker in a row."""
     out: list[Turn] = []
     listing = _tools_text(request)
     messages = request.messages[:-1] if prefill(request) is not None else request.messages
@@ -58,27 +59,32 @@ def turns(request: Request) -> tuple[Turn, ...]:
         if listing:
             text = f"{text}\n\n{listing}"
             listing = ""
-        if out and out[-1].role == role:
-            out[-1] = Turn(role, f"{out[-1].text}\n{text}")
-        else:
-            out.append(Turn(role, text))
+        speaker = named(message)
+        if out and (out[-1].role, out[-1].speaker) == (role, speaker):
+            text = f"{out.pop().text}\n{text}"
+        out.append(Turn(role, text, speaker))
     return tuple(out)
 
 
-def prefill(request: Request) -> str | None:
-    """The text of a partial last message, which the answer continues; else ``None``."""
+def prefill(request: Request) -> tuple[str, str] | None:
+    """Text and speaker of a partial last message, which the answer continues; else ``None``."""
     last = request.messages[-1] if request.messages else None
     if last is None or last.role != "assistant" or not last.partial:
         return None
-    return last.text()
+    return last.text(), named(last)
 
 
-def chatml(turns: Sequence[Turn], opening: str, marks: Marks) -> Pieces:
+def named(message: Message) -> str:
+    """Who speaks, in one line; empty where the role says it. A tool's name is no speaker."""
+    return "" if message.role == "tool" else " ".join((message.name or "").split())
+
+
+def chatml(turns: Sequence[Turn], opening: str, marks: Marks, speaker: str = "") -> Pieces:
     """ChatML with ``opening`` as the begin of the assistant's answer."""
     pieces: Pieces = []
     for turn in turns:
-        pieces += [marks.open, f"{turn.role}\n{turn.text}", marks.close, "\n"]
-    pieces += [marks.open, f"assistant\n{opening}"]
+        pieces += [marks.open, f"{turn.speaker or turn.role}\n{turn.text}", marks.close, "\n"]
+    pieces += [marks.open, f"{speaker or 'assistant'}\n{opening}"]
     return pieces
 
 

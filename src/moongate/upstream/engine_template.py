@@ -33,19 +33,23 @@ class ChatML:
             raise UpstreamProtocolError("no_chatml")
         return cls(client, Marks(ids[0], ids[2]))
 
-    async def tokens(self, turns: Sequence[Turn], opening: str) -> list[int]:
+    async def tokens(self, turns: Sequence[Turn], opening: str, speaker: str) -> list[int]:
         """The prompt. Raises UpstreamError."""
-        return await self._client.tokenize(chatml(turns, opening, self._marks))
+        return await self._client.tokenize(chatml(turns, opening, self._marks, speaker))
 
 
 class OwnTemplate:
-    """The template inside the operator's model file."""
+    """The template inside the operator's model file.
+
+    It writes role words only; a speaker stands before the text instead.
+    """
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
 
-    async def tokens(self, turns: Sequence[Turn], opening: str) -> list[int]:
+    async def tokens(self, turns: Sequence[Turn], opening: str, speaker: str) -> list[int]:
         """The prompt. Raises UpstreamError."""
+        opening = f"{speaker}: {opening}" if speaker else opening
         mark = f"x{secrets.token_hex(8)}x"
         messages = [
             {"role": turn.role, "content": f"{mark}{index}z"} for index, turn in enumerate(turns)
@@ -53,7 +57,7 @@ class OwnTemplate:
         text = await self._client.apply_template(messages)
         parts = re.split(rf"{mark}(\d+)z", text)
         frames = await self._split(parts[::2], special=True)
-        bodies = await self._split([turns[int(index)].text for index in parts[1::2]])
+        bodies = await self._split([_told(turns[int(index)]) for index in parts[1::2]])
         out = frames[0]
         for body, frame in zip(bodies, frames[1:], strict=True):
             out += body + frame
@@ -76,3 +80,7 @@ class OwnTemplate:
             else:
                 out[-1].append(id)
         return out
+
+
+def _told(turn: Turn) -> str:
+    return f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text
