@@ -18,7 +18,8 @@ from moongate.core.request import (
 )
 from moongate.upstream.engine_goal import Goal, constraint, decide, dropped
 from moongate.upstream.engine_prompt import Marks, chatml, prefill, turns
-from moongate.upstream.engine_tools import best, call_id, next_index, pick, words
+from moongate.upstream.engine_tools import best, pick, words
+from moongate.wire.ids import call_id, calls_in
 
 MARKS = Marks(open=1, close=2)
 CALL = Call("functions.read_file:0", "read_file", '{"path": "a"}')
@@ -179,7 +180,7 @@ def test_calls_are_counted_over_the_whole_conversation():
     asked = told(
         Message("assistant", tool_calls=(CALL, CALL)), Message("assistant", tool_calls=(CALL,))
     )
-    assert call_id("f", next_index(asked)) == "functions.f:3"
+    assert call_id("f", calls_in(asked.messages)) == "functions.f:3"
 
 
 def test_only_the_seed_goes_along():

@@ -156,7 +156,8 @@ class Ask(Sealed, frozen=True):
 
     ``id`` is the hold's id and goes along as the request id. ``model`` is the name there.
     ``output_tokens_max`` is the cap that we send (tokens). ``tenant`` keeps organisations apart
-    in the upstream's prompt cache: an opaque tag, never client text.
+    in the upstream's prompt cache: an opaque tag, never client text. ``repaired`` are the indexes
+    of messages whose reasoning we put back: only for upstreams that ask for it.
     """
 
     id: str
@@ -164,6 +165,7 @@ class Ask(Sealed, frozen=True):
     model: str
     output_tokens_max: int
     tenant: str
+    repaired: tuple[int, ...] = ()
 
 
 class Probe(Sealed, frozen=True):

@@ -26,8 +26,8 @@ from moongate.core.events import (
 from moongate.core.money import Counts
 from moongate.upstream.engine_goal import Goal
 from moongate.upstream.engine_names import Names
-from moongate.upstream.engine_tools import call_id
 from moongate.upstream.engine_verdict import validator
+from moongate.wire.ids import call_id
 from moongate.wire.sse import DONE, Events
 
 

@@ -10,6 +10,7 @@ from moongate.core.errors import UpstreamRefused, safe_name
 from moongate.core.request import Request, Tool
 from moongate.core.sealed import Sealed
 from moongate.upstream import engine_grammar, engine_prompt, engine_tools
+from moongate.wire.ids import calls_in
 
 FORWARD: Final = frozenset({"seed"})
 """Unknown fields that the engine takes."""
@@ -49,7 +50,7 @@ def decide(request: Request) -> Goal:
             schema=_parameters(tool),
             loose=tool.strict is not True,
             tool=tool.name,
-            index=engine_tools.next_index(request),
+            index=calls_in(request.messages),
         )
     format = request.format
     if format is None or format.kind == "text":

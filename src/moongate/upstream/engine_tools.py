@@ -66,16 +66,6 @@ def words(text: str) -> frozenset[str]:
     return frozenset(out)
 
 
-def next_index(request: Request) -> int:
-    """The number of the next call: one counter over the whole conversation, as Kimi counts."""
-    return sum(len(message.tool_calls) for message in request.messages)
-
-
-def call_id(name: str, index: int) -> str:
-    """A tool call's id in Kimi's form, ``functions.NAME:IDX``."""
-    return f"functions.{name}:{index}"
-
-
 def _stem(word: str) -> str:
     for ending in ("ing", "ies", "es", "ed", "s"):
         if len(word) > len(ending) + 3 and word.endswith(ending):

@@ -9,7 +9,7 @@ does the credential: exceptions hold one word of ours.
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -31,8 +31,10 @@ from moongate.core.request import Request
 from moongate.core.sealed import Sealed
 from moongate.upstream import looks
 from moongate.upstream.line import Line, short_body
-from moongate.upstream.quirks import HttpKind, dropped_names, shape
+from moongate.upstream.markers import Markers
+from moongate.upstream.quirks import QUIRKS, HttpKind, dropped_names, shape
 from moongate.upstream.refusals import BODY_BYTES_MAX, refusal
+from moongate.wire.ids import Numbering
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ROOM_TIMEOUT_S: Final = 2.0
@@ -141,6 +143,7 @@ class HttpUpstream:
     async def stream(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
         """Ask, and yield what each read brought. Closing it breaks the connection at once."""
         body = shape(self._codec.write_request(ask.request), ask, self.kind, self._forward)
+        heard = _listener(ask, self.kind)
         deadline_s = asyncio.get_running_loop().time() + self._first_token_timeout_s
         async with self._admitted():
             response = await self._send(ask.id, msgspec.json.encode(body), deadline_s)
@@ -153,8 +156,10 @@ class HttpUpstream:
                 while data := await line.read():
                     if events := reader.feed(data):
                         line.heard(self._idle_timeout_s)
-                        yield events
-                        if isinstance(events[-1], Failed):
+                        failed = isinstance(events[-1], Failed)
+                        if events := heard(events):
+                            yield events
+                        if failed:
                             return
                     tail = tail[-_TAIL_BYTES:] + data[-_TAIL_BYTES:]
                     if b"[DONE]" in tail and _END.search(tail):
@@ -212,6 +217,14 @@ class HttpUpstream:
             raise UpstreamDown("connect" if word == "refused" else word) from None
         except TimeoutError:
             raise UpstreamTimeout("first_token") from None
+
+
+def _listener(ask: Ask, kind: HttpKind) -> Callable[[list[Event]], list[Event]]:
+    """What the events of an answer to ``ask`` go through: nothing, unless a Kimi speaks."""
+    if not QUIRKS[kind].kimi:
+        return lambda events: events
+    markers, numbering = Markers(ask.request.tools), Numbering(ask.request.messages)
+    return lambda events: numbering.feed(markers.feed(events))
 
 
 async def _accept(response: aiohttp.ClientResponse) -> None:

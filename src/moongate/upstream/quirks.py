@@ -16,7 +16,8 @@ import msgspec
 
 from moongate.core.errors import UpstreamRefused, safe_name
 from moongate.core.ports import Ask
-from moongate.core.request import OWNED, Request
+from moongate.core.request import OWNED, Call, Message, Request
+from moongate.wire.ids import numbered
 
 HttpKind = Literal["moonshot", "vllm", "sglang", "openai"]
 
@@ -29,16 +30,19 @@ _ENGINE_FORWARD: Final = frozenset(
 class Quirks(msgspec.Struct, frozen=True):
     """One row of :data:`QUIRKS`.
 
-    ``cap``: the field that caps the answer (tokens). ``thinking``: Kimi's ``thinking`` object, the
-    chat template's ``thinking`` argument, or no switch. ``sampling``: whether Kimi's fixed sampling
-    is sent where the client said nothing (engines do not fix it themselves). ``usage``: stream
-    options beside ``include_usage``. ``partial``: as a message field, by template prefill, or
-    refused. ``cache``: how prompt caches are told apart: by the client's key, or by a salt per
-    tenant. ``reasoning``: the names under which replayed reasoning is sent. ``builtins``: whether
-    built-in functions exist there. ``references``: address schemes that media may have.
-    ``media``: fields of a media object. ``forward``: fields unknown to us that its API documents.
+    ``kimi``: whether a Kimi answers there: it is sent ids as it writes them and reasoning that a
+    client dropped, and its answers are read for its own markers. ``cap``: the field that caps the
+    answer (tokens). ``thinking``: Kimi's ``thinking`` object, the chat template's argument, or no
+    switch. ``sampling``: whether Kimi's fixed sampling is sent where the client said nothing
+    (engines do not fix it themselves). ``usage``: stream options beside ``include_usage``.
+    ``partial``: as a message field, by template prefill, or refused. ``cache``: how prompt caches
+    are told apart: by the client's key, or by a salt per tenant. ``reasoning``: the names under
+    which replayed reasoning is sent. ``builtins``: whether built-in functions exist there.
+    ``references``: address schemes that media may have. ``media``: fields of a media object.
+    ``forward``: fields unknown to us that its API documents.
     """
 
+    kimi: bool
     cap: Literal["max_tokens", "max_completion_tokens"]
     thinking: Literal["object", "template", "none"]
     sampling: bool
@@ -57,6 +61,7 @@ class Quirks(msgspec.Struct, frozen=True):
 # changes the price). Dropped fields are named to the client, so none is lost silently.
 QUIRKS: Final[dict[HttpKind, Quirks]] = {
     "moonshot": Quirks(
+        kimi=True,
         cap="max_completion_tokens",
         thinking="object",
         sampling=False,
@@ -70,6 +75,7 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         forward=frozenset({"safety_identifier"}),
     ),
     "vllm": Quirks(
+        kimi=True,
         cap="max_completion_tokens",
         thinking="template",
         sampling=True,
@@ -84,6 +90,7 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         forward=_ENGINE_FORWARD,
     ),
     "sglang": Quirks(
+        kimi=True,
         cap="max_completion_tokens",
         thinking="template",
         sampling=True,
@@ -97,6 +104,7 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         forward=_ENGINE_FORWARD,
     ),
     "openai": Quirks(
+        kimi=False,
         # The older name is what every compatible host still takes.
         cap="max_tokens",
         thinking="none",
@@ -119,9 +127,6 @@ _CARRIED: Final = (
     *("tools", "tool_choice", "response_format"),
     *("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stop"),
 )
-_MESSAGE: Final = ("name", "tool_call_id")
-_CALL: Final = ("id", "type")
-_FUNCTION: Final = ("name", "arguments")
 _TOOL: Final = ("name", "description", "parameters", "strict")
 _SCHEMA: Final = ("name", "description", "schema", "strict")
 
@@ -144,7 +149,8 @@ def shape(
     allowed = allowed_names(kind, forward)
     out: dict[str, Any] = {name: body[name] for name in request.extra if name in allowed}
     out["model"] = ask.model
-    out["messages"] = [_message(message, quirks) for message in body["messages"]]
+    known = _known(ask, quirks)
+    out["messages"] = [_message(m, k, quirks) for m, k in zip(body["messages"], known, strict=True)]
     for name in _CARRIED:
         if body.get(name) is not None:
             out[name] = body[name]
@@ -195,7 +201,16 @@ def _pick(source: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: source[name] for name in names if name in source}
 
 
-def _message(message: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
+def _known(ask: Ask, quirks: Quirks) -> tuple[Message, ...]:
+    """The messages with the ids and the reasoning that this kind is to see."""
+    messages = ask.request.messages
+    if quirks.kimi:
+        return numbered(messages)
+    plain = {at: msgspec.structs.replace(messages[at], thinking=None) for at in ask.repaired}
+    return tuple(plain.get(at, message) for at, message in enumerate(messages))
+
+
+def _message(message: dict[str, Any], known: Message, quirks: Quirks) -> dict[str, Any]:
     """One message with the fields that we own and no others."""
     role = message["role"]
     # Kimi's chat template knows no `developer`; every server of the family knows `system`.
@@ -205,11 +220,14 @@ def _message(message: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
         if isinstance(content, list):
             content = [_part(part, quirks) for part in content]
         out["content"] = content
-    out.update(_pick(message, _MESSAGE))
-    if message.get("reasoning_content") is not None:
-        out.update(dict.fromkeys(quirks.reasoning, message["reasoning_content"]))
-    if message.get("tool_calls"):
-        out["tool_calls"] = [_call(call, quirks) for call in message["tool_calls"]]
+    if known.name is not None:
+        out["name"] = known.name
+    if known.tool_call_id is not None:
+        out["tool_call_id"] = known.tool_call_id
+    if known.thinking is not None:
+        out.update(dict.fromkeys(quirks.reasoning, known.thinking))
+    if known.tool_calls:
+        out["tool_calls"] = [_call(call, quirks) for call in known.tool_calls]
     if message.get("partial") and quirks.partial == "message":
         out["partial"] = True
     return out
@@ -228,10 +246,11 @@ def _part(part: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
     return {"type": kind, kind: media}
 
 
-def _call(call: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
-    if call["type"] != "function" and not quirks.builtins:
+def _call(call: Call, quirks: Quirks) -> dict[str, Any]:
+    if call.type != "function" and not quirks.builtins:
         raise UpstreamRefused("unsupported_ability", ability="built-in functions")
-    return {**_pick(call, _CALL), "function": _pick(call["function"], _FUNCTION)}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": call.type, "function": function}
 
 
 def _tool(tool: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
