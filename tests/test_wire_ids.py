@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moongate.core.events import Event, Text, ToolArgs, ToolCall
 from moongate.core.request import Call, Message, Tool
+from moongate.meter import tokens
 from moongate.upstream.frames import Look
 from moongate.upstream.quirks import shape
 from moongate.upstream.scripted import ScriptedServer
@@ -224,3 +225,12 @@ async def test_whatever_ids_an_upstream_sends_the_client_sees_one_counter(
         assert (found == ["functions.look:1", "functions.find:2"]) == (spelling == "functions")
     else:
         assert found == ["functions.look:1", "functions.find:2"]
+
+
+def test_a_prompt_counts_the_ids_that_kimi_reads() -> None:
+    spelt = [
+        (USER, asks((id, "get_the_weather")), result(id))
+        for id in ("0", "functions.get_the_weather:0", "call_" + "x" * 500)
+    ]
+    counts = {repr(tokens.count(an_ask(*messages).request, 262_144)) for messages in spelt}
+    assert len(counts) == 1

@@ -21,6 +21,7 @@ from moongate.route import plan, rules
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
 from moongate.route.plan import Step
+from moongate.upstream.replay import Replay
 from moongate.visit import Job, Visit
 
 
@@ -50,6 +51,7 @@ class Admission:
         tenant_secret: bytes,
         require: DataPolicy,
         unretained: frozenset[str],
+        replay: Replay,
     ) -> None:
         self._catalog, self._upstreams = catalog, upstreams
         self._health, self._clock = health, clock
@@ -57,6 +59,7 @@ class Admission:
         self._tenant_secret = tenant_secret
         self._require: DataPolicy = require
         self._unretained = unretained
+        self._replay = replay
 
     def choose(self, principal: Principal, request: Request) -> Chosen:
         """Who serves ``request``, and what is left of it. Raises Refused."""
@@ -86,11 +89,13 @@ class Admission:
         """
         chosen = self.choose(principal, request)
         request, offer, first = chosen.request, chosen.offer, chosen.steps[0].target
+        tenant = tenant_tag(self._tenant_secret, principal.account)
+        kept = not principal.zero_retention
+        request, repaired = self._replay.mend(tenant, request, kept=kept)
         prompt = await self.counting.prompt(request, offer, chosen.steps)
         wanted = request.output_tokens_max or offer.output_tokens_default
         cap = tokens.cap(prompt, wanted, offer.window)
-        tenant = tenant_tag(self._tenant_secret, principal.account)
-        ask = Ask(visit.id, request, first.model, cap, tenant)
+        ask = Ask(visit.id, request, first.model, cap, tenant, repaired)
         dropped = (*chosen.left_out, *self._upstreams[first.upstream].dropped(request))
         if dropped:
             headers["x-moongate-dropped"] = ",".join(dropped)

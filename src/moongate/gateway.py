@@ -41,6 +41,7 @@ from moongate.metrics import Metrics
 from moongate.passage import Passage
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
+from moongate.upstream.replay import Replay
 from moongate.visit import Job, Visit
 
 _OVERLOADED_WAIT_S: Final = 2.0
@@ -70,13 +71,16 @@ class Gateway:
         self.keys, self.catalog, self.limits, self.book = keys, catalog, limits, book
         self.health, self.upstreams, self.clock = health, upstreams, clock
         self.log, self.metrics, self.idempotency = log, metrics, idempotency
+        self.replay = Replay(clock)
         self.passage = Passage(
-            upstreams=upstreams, health=health, clock=clock, log=log, metrics=metrics
-        )
+            upstreams=upstreams, health=health, clock=clock, log=log, metrics=metrics,
+            replay=self.replay,
+        )  # fmt: skip
         self.admission = Admission(
             catalog=catalog, upstreams=upstreams, health=health, clock=clock,
             counting=Counting(upstreams, tokenizers or {}),
             tenant_secret=tenant_secret, require=require, unretained=unretained,
+            replay=self.replay,
         )  # fmt: skip
         self._visits: set[Visit] = set()
 

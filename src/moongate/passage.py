@@ -20,6 +20,7 @@ from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.route import plan
 from moongate.route.health import Health
+from moongate.upstream.replay import WANTING, Replay, Watch, tell
 from moongate.visit import Job, Visit
 
 _CONTENT: Final = frozenset({Text, Thinking, ToolArgs, ToolCall})
@@ -36,9 +37,10 @@ class Passage:
         clock: Clock,
         log: Log,
         metrics: Metrics,
+        replay: Replay,
     ) -> None:
         self.upstreams, self.health, self.clock = upstreams, health, clock
-        self.log, self.metrics = log, metrics
+        self.log, self.metrics, self.replay = log, metrics, replay
         self.pulse = Pulse()
 
     async def through(self, visit: Visit, job: Job, cover: Cover) -> Literal["done", "credit_stop"]:
@@ -65,6 +67,8 @@ class Passage:
             self.pulse.discard(delivery)
         if not tap.finished:
             raise UpstreamProtocolError("no_finish")
+        if job.watch is not None:
+            job.watch.end()
         return "done"
 
     async def _let(self, job: Job, cover: Cover, events: list[Event]) -> bool:
@@ -77,6 +81,8 @@ class Passage:
                 if not cover.fits(count) and not await cover.reach(count):
                     return False
             tap.see(piece)
+            if job.watch is not None:
+                job.watch.see(piece)
             await job.delivery.write(piece)
         cover.look(tap.count)
         return True
@@ -87,6 +93,8 @@ class Passage:
         while True:
             job.upstream = step.target.upstream
             job.headers["x-moongate-upstream"] = job.upstream
+            tell(job.headers, job.ask, self.upstreams[job.upstream].kind)
+            job.watch = self._watch(job)
             facts = self.upstreams[job.upstream].facts()
             job.headers["x-moongate-data-policy"] = facts.data_policy
             job.delivery.served_by(facts.fingerprint)
@@ -107,6 +115,12 @@ class Passage:
                 tried += 1
                 job.tap.restart()
                 await asyncio.sleep(wait_s)
+
+    def _watch(self, job: Job) -> Watch | None:
+        """What remembers the answer's reasoning, where it may be asked back and may be kept."""
+        asked_back = self.upstreams[job.upstream].kind in WANTING
+        keeps = asked_back and not job.principal.zero_retention
+        return self.replay.watch(job.ask) if keeps else None
 
     def _failed(self, job: Job, error: UpstreamError, tried: int) -> tuple[plan.Step, float] | None:
         """Note an upstream's fault; the step to try next, and after how many seconds."""

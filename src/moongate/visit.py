@@ -21,6 +21,7 @@ from moongate.meter.tap import Tap
 from moongate.meter.tokenizer import Tokenizer
 from moongate.meter.tokens import Count
 from moongate.route.plan import Step
+from moongate.upstream.replay import Watch
 
 TAIL_S: Final = 2.0
 """How long the final usage is awaited when the client left after the answer's finish."""
@@ -79,6 +80,7 @@ class Job:
     ``headers`` are those of the answer; they may change until its head is sent. ``tokenizer`` is
     the model's, where it may count what is generated. ``refusal`` is what the client is told when
     there is no answer to end: the first while nothing was sent, the second inside a stream.
+    ``watch`` gathers reasoning that is to be remembered.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Job:
         self.upstream = steps[0].target.upstream
         self.first_token_ms: int | None = None
         self.refusal: tuple[Refused, Refused] | None = None
+        self.watch: Watch | None = None
 
     def __repr__(self) -> str:
         return f"Job({self.ask.id})"

@@ -184,6 +184,7 @@ class Application:
             asyncio.create_task(self.sweep.run()),
             asyncio.create_task(keep_prices(self.store, self.catalog)),
             asyncio.create_task(self.gateway.passage.pulse.run()),
+            asyncio.create_task(self.gateway.replay.run()),
             asyncio.create_task(self.gateway.limits.run()),
         ]
         if alerts := make_alerts(self.settings, self.store, self.clock, self.log.event):

@@ -15,6 +15,7 @@ import msgspec
 
 from moongate.core.request import ImagePart, Message, Request, TextPart, Tool, VideoPart
 from moongate.meter import images
+from moongate.wire.ids import numbered
 
 SPELT: Final = re.compile(r"<\|[a-z0-9_]+\|>|</?think>|\[(?:BOS|EOS|EOT|UNK|PAD)\]")
 """Control tokens as text spells them, and what looks like one."""
@@ -68,7 +69,7 @@ def render(request: Request) -> Rendered:
     if request.format is not None and request.format.schema is not None:
         out.loose.append(_json(request.format.schema))
     plain = _last_plain(request.messages)
-    for at, message in enumerate(request.messages):
+    for at, message in enumerate(numbered(request.messages)):
         _turn(out, message, recent=at > plain, thinks=request.thinking is not False)
     if not (request.messages and request.messages[-1].partial):
         out.control += 3 if request.thinking is not False else 4
