@@ -81,6 +81,12 @@ async def test_without_the_shared_counter_a_replica_admits_its_share(mood: str) 
         assert told == ["unreachable" if mood == "gone" else "slow"]
 
 
+async def test_replicas_that_start_together_count_each_other_before_they_have_told() -> None:
+    replicas = Replicas(Hearts(1), "srv_1", SystemClock(), 4)  # type: ignore[arg-type]  # one move
+    await replicas.beat()
+    assert replicas.count == 4
+
+
 async def test_a_share_is_never_less_than_one() -> None:
     shared = Shared()
     async with laddered(shared, alive=100) as (ladder, _):

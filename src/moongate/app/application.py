@@ -44,6 +44,8 @@ from moongate.wire.chat import ChatCodec
 NOT_SERVED: Final[frozenset[Ability]] = frozenset({"search"})
 """Abilities that no part of ours carries yet: a card's word for them is not repeated."""
 _SETTLING_S: Final = 5.0
+_PARTING_S: Final = 1.0
+"""How long a connection that is kept and silent stays open when a drain is done."""
 
 
 class Application:
@@ -203,6 +205,7 @@ class Application:
         limits = self.gateway.limits
         if not await limits.idle(self.settings.server.drain_s) and self.gateway.stop():
             await limits.idle(_SETTLING_S)
+        await self.doors.empty(_PARTING_S)
 
     async def close(self) -> None:
         """Release everything; safe after a start that failed half-way."""

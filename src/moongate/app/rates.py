@@ -24,7 +24,8 @@ def make_limits(
         metrics.rates_degraded.set(why is not None)
         log.event("rates_shared" if why is None else "rates_degraded", kind=why)
 
-    return Limits(Ladder(shared, local, Replicas(store, owner, clock), told))
+    replicas = Replicas(store, owner, clock, settings.server.workers)
+    return Limits(Ladder(shared, local, replicas, told))
 
 
 def _shared(settings: Settings) -> Counter | None:
