@@ -64,6 +64,7 @@ def url() -> str:
 async def test_three_times_the_limit_at_once_from_four_replicas_lets_the_limit_pass(
     url: str,
 ) -> None:
+    cluster().psql(url.rpartition("/")[2], "INSERT INTO manual_clock VALUES (1)")
     async with counters(url, 4) as four:
         rates = (Rate("k", 50, 1), Rate("account", 100, 1))
         asks = [four[n % 4].ask(take(str(n), *rates)) for n in range(150)]

@@ -23,7 +23,8 @@ PROBE_S: Final = 1.0
 BEAT_S: Final = 5.0
 _TICKS: Final = 4
 _LEFT_MAX: Final = 10_000
-_PROBE: Final = Ask("moongate", "keep", ())
+_PROBE: Final = Ask("moongate", "keep", ("probe",), (), (Room("probe", 1),))
+"""A look that writes: a counter that is full or read-only is as good as gone."""
 
 
 class Replicas:

@@ -178,9 +178,7 @@ class Book:
         before = held.cover
         unit = held.terms.unit_nanos
         row = await self._store.extend(
-            Extension(
-                held.row.id, held.row.slice_no + 1, tokens * unit, unit, self._clock.now_ms()
-            )
+            Extension(held.row.id, held.row.slice_no + 1, tokens * unit, unit, self._clock.now_ms())
         )
         if row is None:
             raise LedgerUnavailable("resolved")
