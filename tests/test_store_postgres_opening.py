@@ -40,7 +40,9 @@ async def test_the_tables_are_those_of_sqlite(tmp_path: Path) -> None:
         (table, column): (kind, bool(required or key))
         for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
         if not table.startswith("sqlite_")
-        for _, column, kind, required, _, key in db.execute(f"PRAGMA table_info({table})").fetchall()
+        for _, column, kind, required, _, key in db.execute(
+            f"PRAGMA table_info({table})"
+        ).fetchall()
     }
     db.close()
     url = database(empty=True)
@@ -122,7 +124,8 @@ async def test_a_read_only_database_and_an_odd_encoding() -> None:
     assert "is read-only" in await refused(url)
     cluster().psql(
         "postgres",
-        "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0",
+        "CREATE DATABASE latin TEMPLATE template0"
+        " ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'",
     )
     try:
         assert "has the encoding LATIN1" in await refused(cluster().url("latin"))
