@@ -76,9 +76,8 @@ class Chaos:
         assert self._listener is not None
         self._listener.close()
         self.reset()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def mend(self) -> None:
         """No trouble for what comes from now on."""

@@ -138,9 +138,12 @@ async def test_connections_cut_under_load_lose_nothing(cut: str) -> None:
                 unsure += 1
 
         async def cutting() -> None:
+            seen = 0
             while True:
-                await asyncio.sleep(0.03)
-                CUTS[cut](proxy)
+                await asyncio.sleep(0.001)
+                if settled + unsure >= seen + 30:
+                    seen = settled + unsure
+                    CUTS[cut](proxy)
 
         cutter = asyncio.create_task(cutting())
         for start in range(0, 600, 50):
