@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from live_kit import scripted_process, short_folder
+from live_kit import environment, scripted_process, short_folder
 from moongate.app import application
 from moongate.cli.line import Line
 from moongate.core.errors import LedgerUnavailable
@@ -267,6 +269,38 @@ def half_sent(it: Crew) -> Iterator[None]:
             + b'\r\n{"model":'
         )
         yield
+
+
+def examined(it: Crew) -> dict[str, tuple[str, str]]:
+    """What `doctor` finds, by the name of the look."""
+    home, config = it.home, it.home.parent / "moongate.toml"
+    words = ["doctor", "--json", "--home", str(home), "--config", str(config)]
+    done = subprocess.run(
+        [sys.executable, "-m", "moongate", *words],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+    )
+    return {one["name"]: (one["state"], one["detail"]) for one in json.loads(done.stdout)["checks"]}
+
+
+def test_the_doctor_looks_at_a_shared_store_beside_a_server_and_without_one():
+    with three(SHORT) as it:
+        beside = examined(it)
+        assert f"process {it.process.pid}" in beside["server"][1]
+        assert it.stop() == 0
+        without = examined(it)
+        for found in (beside, without):
+            assert found["store"][1].startswith("PostgreSQL 1")
+            assert found["ledger"] == ("ok", "every invariant holds")
+            assert found["pepper"][0] == "ok"
+            assert found["rates"] == ("ok", "counted in PostgreSQL for all replicas")
+        assert beside["replicas"] == ("ok", "3 processes served lately")
+        (it.home / "secrets" / "pepper").write_bytes(bytes(32))
+        state, detail = examined(it)["store"]
+        assert state == "broken"
+        assert "was set up with another pepper than" in detail
 
 
 def test_a_replica_with_another_pepper_is_refused():

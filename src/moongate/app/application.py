@@ -243,6 +243,7 @@ class Application:
             "pid": os.getpid() if self.place.of == 1 else os.getppid(),
             "version": __version__,
             **self._address(),
+            "rates_degraded": self.gateway.limits.degraded,
             "configuration_from": self.settings.origin,
             "configuration": self.settings.effective(),
         }

@@ -5,7 +5,7 @@ from moongate.access.ladder import Ladder, Replicas
 from moongate.access.limits import Limits
 from moongate.core.errors import ConfigurationError
 from moongate.core.ports import Clock, Store
-from moongate.core.rates import Counter
+from moongate.core.rates import Ask, Counter, CounterGone
 from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.settings import Settings
@@ -42,3 +42,21 @@ def _shared(settings: Settings) -> Counter | None:
             "rates.redis_url and a PostgreSQL store need: pip install 'moongate[scale]'."
         ) from None
     return RedisCounter(redis) if redis else PostgresCounter(store)
+
+
+async def trouble(settings: Settings) -> str:
+    """Why the counter of all replicas cannot be asked now, in a word; nothing when it answers.
+
+    Raises ConfigurationError.
+    """
+    shared = _shared(settings)
+    if shared is None:
+        return ""
+    try:
+        await shared.start()
+        await shared.ask(Ask("moongate", "keep", ()))
+    except CounterGone as error:
+        return error.kind
+    finally:
+        await shared.close()
+    return ""
