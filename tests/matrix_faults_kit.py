@@ -202,7 +202,7 @@ async def paused_past_its_lease(bench: Bench) -> None:
     async with serving(bench, "text a,", "delay 0.3", *answer(60)) as served:
         visitor = await call(bench, served)
         await visitor.read_chunks(1)
-        await bench.expire_all(served)
+        await bench.expire(served, 1_000)
         text = await visitor.read_all()
         assert b'"error"' in text
         assert b"[DONE]" not in text
@@ -213,13 +213,13 @@ async def disk_is_full(bench: Bench) -> None:
     async with serving(bench, "text a,", "delay 0.4", *answer(3)) as served:
         visitor = await call(bench, served, max_completion_tokens=10)
         await visitor.read_chunks(1)
-        await bench.disk_is_full()
+        await bench.breaks()
         status, text = await post(served)
         assert (status, "ledger_unavailable" in text) == (503, True)
         assert b"[DONE]" in await visitor.read_all()  # its bill stands in the journal
         visitor.drop()
         assert served.app.journal.pending
-        await bench.disk_is_mended()
+        await bench.mends()
         await served.rows(1)
 
 

@@ -1,5 +1,6 @@
 """Servers that die at a chosen point, on either real store, and what they leave behind."""
 
+import abc
 import asyncio
 import contextlib
 import multiprocessing
@@ -21,11 +22,13 @@ from moongate.core.rows import HoldRow, UsageRow
 from moongate.home import Home
 from moongate.ledger.sweep import Turns
 from moongate.settings import load
+from moongate.store.postgres import PostgresStore
 from moongate.store.sqlite import SqliteStore
 from moongate.upstream.scripted import ScriptedServer
 from moongate.upstream.transcript import parse
+from postgres_kit import cluster, database
 from serving_kit import Served, serve
-from store_kit import Disk
+from store_kit import Disk, opened
 
 CONFIG: Final = """
 [server]
@@ -126,10 +129,9 @@ class Stepped(SystemClock):
 
 
 @dataclass
-class Bench:
+class Bench(abc.ABC):
     """One store of one engine, an upstream, and a client's key; servers come and go."""
 
-    engine: str
     folder: Path
     scripted: ScriptedServer
     url: str
@@ -139,8 +141,39 @@ class Bench:
     start_nanos: int = 5_000_000_000
     held_nanos: int = 0
     """The amount of the last hold as it was made."""
-    disk: Disk | None = None
     clock: Stepped = field(default_factory=Stepped)
+
+    # What differs between the engines.
+
+    @abc.abstractmethod
+    def store(self) -> Store:
+        """A store for a server that lives."""
+
+    @abc.abstractmethod
+    def another(self) -> Store:
+        """A store beside whoever serves it."""
+
+    @abc.abstractmethod
+    async def expire(self, served: Served, after_s: int) -> None:
+        """Have leases looked at when so many seconds have passed."""
+
+    @abc.abstractmethod
+    async def breaks(self) -> None:
+        """Nothing can be written any more."""
+
+    @abc.abstractmethod
+    async def mends(self) -> None:
+        """It can."""
+
+    @abc.abstractmethod
+    async def back_up(self) -> None:
+        """Keep the store as it is; nobody serves it now."""
+
+    @abc.abstractmethod
+    async def restore(self) -> None:
+        """Put the store back to what was kept."""
+
+    # What does not.
 
     def says(self, *lines: str) -> None:
         """What the upstream answers from now on."""
@@ -172,19 +205,13 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def server(self) -> AsyncIterator[Served]:
-        """A server in this process, whose disk may break and whose clock may be set."""
-        self.disk = Disk(f"moongate-{id(self)}")
-        store = SqliteStore(self.file(), vfs=self.disk.name)
-        try:
-            async with serve(self.folder, self.config(), store=store, clock=self.clock) as served:
-                self.key = served.key = served.key or self.key
-                self._watch(served.app.store)
-                yield served
-        finally:
-            self.disk.unregister()
-
-    def file(self) -> Path:
-        return self.folder / "home" / "moongate.db"
+        """A server in this process, whose store may break and whose clock may be set."""
+        async with serve(
+            self.folder, self.config(), store=self.store(), clock=self.clock
+        ) as served:
+            self.key = served.key = served.key or self.key
+            self._watch(served.app.store)
+            yield served
 
     def _watch(self, store: Store) -> None:
         """Remember what each hold takes."""
@@ -196,25 +223,6 @@ class Bench:
             return made
 
         store.hold = hold  # type: ignore[method-assign]  # looks on
-
-    async def disk_is_full(self) -> None:
-        """Nothing can be written any more."""
-        assert self.disk is not None
-        self.disk.writes = lambda: apsw.FullError("no space")
-
-    async def disk_is_mended(self) -> None:
-        assert self.disk is not None
-        self.disk.mend()
-
-    async def back_up(self) -> None:
-        """Keep the store as it is; nobody serves it now."""
-        shutil.copy(self.file(), self.folder / "backup.db")
-
-    async def restore(self) -> None:
-        """Put the store back to what was kept."""
-        for path in self.file().parent.glob("moongate.db*"):
-            path.unlink()
-        shutil.copy(self.folder / "backup.db", self.file())
 
     @contextlib.asynccontextmanager
     async def doomed(self, fault: Fault) -> AsyncIterator["Doomed"]:
@@ -243,12 +251,8 @@ class Bench:
     @contextlib.asynccontextmanager
     async def looking(self) -> AsyncIterator[Store]:
         """The rows as they lie there, whoever serves them."""
-        store = SqliteStore(self.file(), lock=False)
-        await store.open()
-        try:
+        async with opened(self.another()) as store:
             yield store
-        finally:
-            await store.close()
 
     async def open_hold(self) -> HoldRow | None:
         """The one hold that is open, if any."""
@@ -257,13 +261,12 @@ class Bench:
             assert len(rows) <= 1
             return rows[0] if rows else None
 
-    async def lapse(self, served: Served) -> None:
-        """Let the leases of the dead run out, and have the server look."""
-        await served.app.sweep.expire()
-
-    async def expire_all(self, served: Served) -> None:
-        """Let every lease run out, as if its holder had been paused."""
-        await served.app.store.expire(served.app.clock.now_ms() + 10**9, 0)
+    async def row(self) -> UsageRow | None:
+        """The one usage row, if any."""
+        async with self.looking() as store:
+            rows = await store.usage()
+            assert len(rows) <= 1
+            return rows[0] if rows else None
 
     async def durable(self) -> str:
         """What is on the disk of one request: its hold, what was noted of it, a journal."""
@@ -277,13 +280,6 @@ class Bench:
             words.append("journal")
         return ", ".join(words) or "nothing"
 
-    async def row(self) -> UsageRow | None:
-        """The one usage row, if any."""
-        async with self.looking() as store:
-            rows = await store.usage()
-            assert len(rows) <= 1
-            return rows[0] if rows else None
-
     async def paid(self) -> int:
         """What the wallet lost; nothing may be held and the books must hold."""
         async with self.looking() as store:
@@ -292,6 +288,88 @@ class Bench:
             assert wallet.held_nanos == 0
             assert await store.audit() == []
             return self.start_nanos - wallet.posted_nanos
+
+
+class SqliteBench(Bench):
+    """A file, and a disk that can be full."""
+
+    disk: Disk | None = None
+
+    def file(self) -> Path:
+        return self.folder / "home" / "moongate.db"
+
+    @contextlib.asynccontextmanager
+    async def server(self) -> AsyncIterator[Served]:
+        self.disk = Disk(f"moongate-{id(self)}")
+        try:
+            async with super().server() as served:
+                yield served
+        finally:
+            self.disk.unregister()
+
+    def store(self) -> Store:
+        assert self.disk is not None
+        return SqliteStore(self.file(), vfs=self.disk.name)
+
+    def another(self) -> Store:
+        return SqliteStore(self.file(), lock=False)
+
+    async def expire(self, served: Served, after_s: int) -> None:
+        at_ms = served.app.clock.now_ms() + after_s * 1000
+        await served.app.store.expire(at_ms, 120, checkpoint=self.crash == "checkpoint")
+
+    async def breaks(self) -> None:
+        assert self.disk is not None
+        self.disk.writes = lambda: apsw.FullError("no space")
+
+    async def mends(self) -> None:
+        assert self.disk is not None
+        self.disk.mend()
+
+    async def back_up(self) -> None:
+        shutil.copy(self.file(), self.folder / "backup.db")
+
+    async def restore(self) -> None:
+        for path in self.file().parent.glob("moongate.db*"):
+            path.unlink()
+        shutil.copy(self.folder / "backup.db", self.file())
+
+
+class PostgresBench(Bench):
+    """A database whose clock can be set, and that can refuse to be written to."""
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    def store(self) -> Store:
+        return PostgresStore(self.url, patience_s=10)
+
+    another = store
+
+    async def expire(self, served: Served, after_s: int) -> None:
+        at = f"floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint + {after_s * 1000}"
+        cluster().psql(self.name, f"INSERT INTO manual_clock SELECT {at};")
+        await served.app.store.expire(0, 120, checkpoint=self.crash == "checkpoint")
+        cluster().psql(self.name, "TRUNCATE manual_clock;")
+
+    def _alter(self, how: str) -> None:
+        end = (
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self.name}'"
+        )
+        cluster().psql("postgres", f"ALTER DATABASE {self.name} {how}; {end};")
+
+    async def breaks(self) -> None:
+        self._alter("SET default_transaction_read_only = on")
+
+    async def mends(self) -> None:
+        self._alter("RESET default_transaction_read_only")
+
+    async def back_up(self) -> None:
+        cluster().psql("postgres", f"CREATE DATABASE {self.name}_kept TEMPLATE {self.name};")
+
+    async def restore(self) -> None:
+        self.url += "_kept"
 
 
 @dataclass
@@ -315,4 +393,7 @@ class Doomed:
 async def bench(engine: str, folder: Path) -> AsyncIterator[Bench]:
     """A bench whose upstream says ``text Io``."""
     async with ScriptedServer("text Io") as scripted:
-        yield Bench(engine, folder, scripted, "sqlite:///moongate.db")
+        if engine == "sqlite":
+            yield SqliteBench(folder, scripted, "sqlite:///moongate.db")
+        else:
+            yield PostgresBench(folder, scripted, database())

@@ -14,7 +14,7 @@ from live_kit import short_folder
 from matrix_deaths_kit import GUESSED, OUTPUT, PROMPT, actual
 from matrix_kit import Bench, bench
 
-REAL = ("sqlite",)
+REAL = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
 
 
 class Line(NamedTuple):
@@ -123,7 +123,7 @@ async def test_a_gateway_that_dies(desk: Bench, line: str) -> None:
     happens, durable, outcome, pays, forgiven = DEATHS[line]
     assert await happens(desk) == durable
     async with desk.server() as served:
-        await desk.lapse(served)
+        await desk.expire(served, 200)
         shown = await served.usage()
     row = await desk.row()
     assert [row] * bool(outcome) == shown

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from moongate.core.errors import ConfigurationError
-from moongate.store.postgres_pool import SETTINGS, Connection
+from moongate.store.postgres_pool import SETTINGS, TROUBLE, Connection
 from moongate.store.statements import POSTGRES, read_migrations
 
 VERSION_MIN: Final = 14
@@ -38,12 +38,12 @@ async def prepare(url: str) -> None:
             if version < newest:
                 await _migrate(db, url)
             await _check_rights(db, url)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         raise ConfigurationError(
             f"The database {_name(url)} cannot be used ({_word(error)}). Look into its log."
         ) from None
     finally:
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*TROUBLE):
             await db.close(timeout=1)
 
 
@@ -87,7 +87,7 @@ async def _connected(url: str) -> Connection:
             "store.url is no PostgreSQL address. Write it like postgresql://user:pass@host/db, "
             "with %-escapes for special characters in the password."
         ) from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         raise ConfigurationError(
             f"No PostgreSQL answers at {_name(url)} ({_word(error)}). Start it, or correct "
             "store.url."

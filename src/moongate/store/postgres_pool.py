@@ -56,6 +56,14 @@ KINDS: Final = {
     "XX002": "damaged",
 }
 """SQLSTATE -> the word of LedgerUnavailable. ``lost``: nobody knows whether it was done."""
+TROUBLE: Final = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # A connection that was idle when its end came, and has not been told of it yet.
+    asyncpg.InternalClientError,
+)
+"""What a connection may raise."""
 OWN_FAULT: Final = ("22", "23", "P0")
 """Classes of SQLSTATE that speak of the row, not of the store."""
 
@@ -154,7 +162,7 @@ class Pool:
             try:
                 async with asyncio.timeout(limit_s):
                     result = await work(db)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except TROUBLE as error:
                 told = translated(error)
                 if isinstance(told, LedgerUnavailable) and told.kind == "lost":
                     self._drop(db)
@@ -192,7 +200,7 @@ class Pool:
             db.terminate()
         try:
             db = await asyncpg.connect(self._url, timeout=CONNECT_S, server_settings=SETTINGS)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except TROUBLE:
             raise self._noted(LedgerUnavailable("unreachable")) from None
         self._taken.add(db)
         return db
@@ -215,5 +223,5 @@ class Pool:
             db.terminate()
         while self._idle:
             db, _ = self._idle.pop()
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*TROUBLE):
                 await db.close(timeout=LIMIT_S)
