@@ -15,6 +15,7 @@ from moongate.access.idempotency import Idempotency
 from moongate.access.keys import Keys, derive
 from moongate.access.pepper import agree
 from moongate.app.buyers import buyer_handlers, make_alerts
+from moongate.app.clock import StoreClock
 from moongate.app.doors import LOOPBACK, Doors, Place, reserve
 from moongate.app.firsts import first_key, seed_prices
 from moongate.app.looking import look
@@ -68,7 +69,7 @@ class Application:
         log: Log | None = None,
     ) -> None:
         self.settings, self.home, self.announce, self.place = settings, home, announce, place
-        self.clock = clock or SystemClock()
+        self.clock = StoreClock(clock or SystemClock())
         self.log = log or Log()
         self.store = store or make_store(settings, home)
         self.upstreams = dict(upstreams or make_upstreams(settings, home, announce, self.log.event))
@@ -129,6 +130,7 @@ class Application:
     async def start(self) -> None:
         """Open the store, seed it, start the upstreams, listen. Raises ConfigurationError."""
         await self.store.open()
+        await self.clock.follow(self.store)
         await agree(self.store, self._pepper, self.home.pepper_file)
         listening = self._reserve_port()
         try:
@@ -186,7 +188,7 @@ class Application:
             self.announce(key)
         self._chores = [
             asyncio.create_task(self.sweep.run()),
-            asyncio.create_task(keep_prices(self.store, self.catalog)),
+            asyncio.create_task(keep_prices(self.store, self.catalog, self.clock)),
             asyncio.create_task(self.gateway.passage.pulse.run()),
             asyncio.create_task(self.gateway.limits.run()),
         ]

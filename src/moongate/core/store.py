@@ -89,11 +89,15 @@ class Running(msgspec.Struct, frozen=True):
 
 
 class StoreFacts(msgspec.Struct, frozen=True):
-    """What keeps the rows: its kind, its version, and how many processes serve it now."""
+    """What keeps the rows: its kind, its version, and how many processes serve it now.
+
+    ``at_ms`` is the time that it goes by.
+    """
 
     kind: str
     version: str
     replicas: int
+    at_ms: int
 
 
 class Store(Protocol):

@@ -43,7 +43,7 @@ class MemoryOffice(MemoryPart):
 
     async def facts(self, at_ms: int) -> StoreFacts:
         await self._turn()
-        return StoreFacts("memory", "", self._alive(at_ms))
+        return StoreFacts("memory", "", self._alive(at_ms), at_ms)
 
     def _alive(self, at_ms: int) -> int:
         return sum(beat_ms >= at_ms - ALIVE_MS for beat_ms in self.tables.beats.values())

@@ -102,7 +102,8 @@ WHERE replica.owner <> beat.owner AND replica.beat_ms >= beat.beat_ms - 15000;
 
 -- name: facts
 SELECT current_setting('server_version'),
-    (SELECT count(*) FROM replica WHERE beat_ms >= moongate_now() - 15000);
+    (SELECT count(*) FROM replica WHERE beat_ms >= moongate_now() - 15000),
+    moongate_now();
 
 -- name: rates
 SELECT moongate_rates($1, $2, $3, $4, $5, $6, $7, $8, $9);

@@ -84,7 +84,7 @@ class SqliteRegistry:
 
     async def facts(self, at_ms: int) -> StoreFacts:
         found = await self._look("beats", since_ms=at_ms - ALIVE_MS)
-        return StoreFacts("sqlite", apsw.sqlite_lib_version(), found[0][0])
+        return StoreFacts("sqlite", apsw.sqlite_lib_version(), found[0][0], at_ms)
 
     # accounts and keys
 
