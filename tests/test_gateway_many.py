@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from matrix_kit import Stepped
+from moongate.core.errors import ConfigurationError
 from moongate.core.money import Price
 from moongate.core.rows import BudgetRow, PriceRow
 from moongate.core.windows import window
+from moongate.store.memory import MemoryStore
 from moongate.store.sqlite import SqliteStore
 from moongate.upstream.scripted import ScriptedServer
 from postgres_kit import cluster
@@ -162,6 +164,17 @@ async def test_a_budget_that_is_nearly_used_up_ends_the_answer_with_length(
         (left,) = await served.app.store.budgets(None, served.app.clock.now_ms())
         assert left.spent_nanos == row.charge_nanos <= 200_000
         await served.sound()
+
+
+async def test_a_store_that_goes_away_during_the_start_is_told_in_a_sentence(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore()
+    store.trouble = "silent"
+    config = ONE_UPSTREAM.format(kind="moonshot", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(ConfigurationError, match=r"during the start \(silent\)"):
+        async with serve(tmp_path, config, store=store):
+            raise AssertionError("it started")
 
 
 # Clocks.

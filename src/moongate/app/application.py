@@ -25,6 +25,7 @@ from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
 from moongate.app.words import callable_host, summary
 from moongate.core.cards import Ability
+from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.ids import new_id
 from moongate.core.ports import Clock, Store, SystemClock, Upstream
 from moongate.gateway import Gateway
@@ -130,14 +131,20 @@ class Application:
     async def start(self) -> None:
         """Open the store, seed it, start the upstreams, listen. Raises ConfigurationError."""
         await self.store.open()
-        await self.clock.follow(self.store)
-        await agree(self.store, self._pepper, self.home.pepper_file)
-        listening = self._reserve_port()
         try:
-            await self._start(listening)
-        except BaseException:
-            listening.close()
-            raise
+            await self.clock.follow(self.store)
+            await agree(self.store, self._pepper, self.home.pepper_file)
+            listening = self._reserve_port()
+            try:
+                await self._start(listening)
+            except BaseException:
+                listening.close()
+                raise
+        except LedgerUnavailable as error:
+            raise ConfigurationError(
+                f"The store went away during the start ({error.kind}). See whether its disk or its "
+                "database is well, and start again."
+            ) from None
 
     async def _start(self, listening: socket.socket) -> None:
         # The slowest first: an engine loads its model while the rest is made ready.
