@@ -106,7 +106,7 @@ async def test_a_settlement_waits_for_a_database_that_comes_back() -> None:
         proxy.refuse = True
         proxy.reset()
         task = asyncio.create_task(store.settle(an_end(row, Usage(output=10))))
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.3)
         assert not task.done()
         proxy.mend()
         assert await task
