@@ -1,4 +1,4 @@
-"""Whole histories in virtual time, each from a seed: the books hold, and it plays again as it was."""
+"""Whole histories in virtual time, from a seed each: the books hold, and it plays as it was."""
 
 import asyncio
 import os
