@@ -4,7 +4,7 @@ import asyncio
 import signal
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from leaving_kit import Visitor
 from moongate.store.postgres import PostgresStore
 from moongate.store.postgres_pool import PATIENCE_S
 from moongate.upstream.scripted import ScriptedServer
-from postgres_kit import Cluster, cluster, database
+from postgres_kit import NUMBERS, Cluster
 from serving_kit import ONE_UPSTREAM, Served, ask, serve
 
 pytestmark = pytest.mark.postgres
@@ -41,10 +41,20 @@ class Site:
     own: Cluster
 
 
+@pytest.fixture(scope="module")
+def own() -> Iterator[Cluster]:
+    """A cluster that may be hurt."""
+    it = Cluster()
+    try:
+        yield it
+    finally:
+        it.remove()
+
+
 @asynccontextmanager
-async def site(folder: Path) -> AsyncIterator[Site]:
-    own = cluster()
-    name = database().rpartition("/")[2]
+async def site(folder: Path, own: Cluster) -> AsyncIterator[Site]:
+    name = f"t{next(NUMBERS)}"
+    own.psql("postgres", f"CREATE DATABASE {name};")
     async with ScriptedServer(SLOW) as scripted, chaos(own.port) as proxy:
         url = own.url(name, proxy.port)
         config = ONE_UPSTREAM.format(kind="moonshot", base_url=scripted.base_url)
@@ -110,8 +120,10 @@ async def refused_at_once(served: Served, count: int) -> list[float]:
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-async def test_the_database_goes_away_under_streams(tmp_path: Path, trouble: str) -> None:
-    async with site(tmp_path) as it:
+async def test_the_database_goes_away_under_streams(
+    tmp_path: Path, own: Cluster, trouble: str
+) -> None:
+    async with site(tmp_path, own) as it:
         served = it.served
         before, _ = await served.wallet()
         streams = [
