@@ -7,15 +7,22 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
-
-from serving_kit import Served
+from typing import Any, Final, Literal, Protocol, Self
 
 Mode = Literal["fin", "rst", "half-close"]
 MODES: Final[tuple[Mode, ...]] = ("fin", "rst", "half-close")
 _CONTENT: Final = re.compile(
     rb'"(?:content|reasoning_content|arguments)":"(?:[^"\\]|\\.)+"|"type":"function"'
 )
+
+
+class Place(Protocol):
+    """A server, as a visitor sees it."""
+
+    @property
+    def port(self) -> int: ...
+    @property
+    def key(self) -> str: ...
 
 
 @dataclass
@@ -27,9 +34,9 @@ class Visitor:
     got: bytes = b""
 
     @classmethod
-    async def call(cls, served: Served, body: dict[str, Any], *, part: float = 1.0) -> Self:
+    async def call(cls, served: Place, body: dict[str, Any], *, part: float = 1.0) -> Self:
         """Send a request, or the first ``part`` of its body."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.app.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         payload = json.dumps(body).encode()
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"

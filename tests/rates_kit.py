@@ -112,7 +112,7 @@ class TimedRedis(Timed):
         # Keys would be forgotten by the server's own clock, which stands still for the test.
         script = script.replace("'PX', FORGOTTEN", "'PX', 3600000")
         script = script.replace("'PEXPIRE', KEYS[i], lease", "'PEXPIRE', KEYS[i], 3600000")
-        self.counter = RedisCounter(url, lease_ms=LEASE_MS, script=script)
+        self.counter = RedisCounter(url, lease_ms=LEASE_MS, timeout_s=10, script=script)
 
     async def advance(self, ms: int) -> None:
         self.now_ms += ms
@@ -143,7 +143,7 @@ class TimedPostgres(Timed):
         super().__init__()
         self.url, self.now_ms, self.set_ms = url, 1_800_000_000_000, 0
         self.clock: asyncpg.Connection | None = None
-        self.counter = PostgresCounter(url, lease_ms=LEASE_MS)
+        self.counter = PostgresCounter(url, lease_ms=LEASE_MS, patience_s=10)
 
     async def advance(self, ms: int) -> None:
         self.now_ms += ms

@@ -12,7 +12,7 @@ import aiohttp
 
 from moongate.access.keys import DEFAULT_ACCOUNT
 from moongate.app import Application
-from moongate.core.ports import Store, Upstream
+from moongate.core.ports import Clock, Store, Upstream
 from moongate.core.rows import UsageRow
 from moongate.home import Home
 from moongate.log import Log
@@ -45,6 +45,10 @@ class Served:
     http: aiohttp.ClientSession
     log: io.StringIO
     told: list[dict[str, object]] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return self.app.port
 
     async def post(self, body: Any, **headers: str) -> aiohttp.ClientResponse:
         head = {"authorization": f"Bearer {self.key}"} | headers
@@ -90,6 +94,7 @@ async def serve(
     store: Store | None = None,
     upstreams: Mapping[str, Upstream] | None = None,
     env: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Served]:
     """Start an application on ``config`` (TOML text), stop it in the end."""
     file = tmp_path / "moongate.toml"
@@ -102,14 +107,16 @@ async def serve(
         told.append,
         store=store,
         upstreams=upstreams,
+        clock=clock,
         log=Log(log, as_json=True),
     )
     async with aiohttp.ClientSession() as http:
         try:
             await app.start()
             ready = next(event for event in told if event["event"] == "ready")
-            key = next(event for event in told if event["event"] == "key")
-            yield Served(app, str(ready["api"]), str(key["key"]), http, log, told)
+            # Only the first start on a store tells a key.
+            key = next((event["key"] for event in told if event["event"] == "key"), "")
+            yield Served(app, str(ready["api"]), str(key), http, log, told)
         finally:
             await app.close()
 

@@ -156,3 +156,34 @@ async def test_trouble_is_reported_and_outlived(shop: Shop) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [row.id for row in await shop.store.open_holds()] == ["mine"]
+
+
+async def test_a_fault_of_ours_is_told_and_outlived(shop: Shop) -> None:
+    await shop.hold("mine")
+    real, failed = shop.store.renew, asyncio.Event()
+
+    async def broken(*args: object) -> int:
+        shop.store.renew = real  # type: ignore[method-assign]  # once
+        failed.set()
+        raise RuntimeError
+
+    shop.store.renew = broken  # type: ignore[method-assign]  # what is tested
+    task = asyncio.create_task(shop.sweep.run())
+    await failed.wait()
+    shop.clock.advance(59)
+
+    async def told() -> bool:
+        return ("fault", {"error": "RuntimeError"}) in shop.said
+
+    await until(told)
+    assert await shop.store.hold(a_hold("theirs", 5, owner="them"))
+    shop.clock.advance(181)
+
+    async def swept() -> bool:
+        return ("holds_expired", {"count": 1, "kind": "lapsed"}) in shop.said
+
+    await until(swept)
+    assert [row.id for row in await shop.store.open_holds()] == ["mine"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

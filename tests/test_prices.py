@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from moongate.app.clock import StoreClock
 from moongate.app.repricing import EVERY_S, keep_prices
 from moongate.core import prices
 from moongate.core.errors import ConfigurationError, Refused
@@ -141,7 +142,7 @@ async def test_another_worker_charges_by_a_new_row_within_a_second():
     clock, store = ManualClock(), MemoryStore()
     catalog = Catalog([CARD], lambda _: None, lambda _: True, clock)
     async with asyncio.timeout(10):
-        chore = asyncio.create_task(keep_prices(store, catalog, every_s=0.001))
+        chore = asyncio.create_task(keep_prices(store, catalog, StoreClock(clock), every_s=0.001))
         await store.price_add(PriceRow(0, "kimi", Price(1, 1, 1), 0))
         while catalog.price("kimi") is None:
             await asyncio.sleep(0.001)

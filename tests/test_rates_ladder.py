@@ -27,7 +27,7 @@ class Shared(LocalCounter):
         self.probes = 0
 
     async def ask(self, ask: Ask) -> Answer:
-        self.probes += not ask.rates and not ask.rooms
+        self.probes += ask.ids == ("probe",)
         if self.mood == "gone":
             raise CounterGone("unreachable")
         if self.mood == "silent":
@@ -79,6 +79,12 @@ async def test_without_the_shared_counter_a_replica_admits_its_share(mood: str) 
         shared.mood = mood
         assert await admitted(ladder, 20) == 2
         assert told == ["unreachable" if mood == "gone" else "slow"]
+
+
+async def test_replicas_that_start_together_count_each_other_before_they_have_told() -> None:
+    replicas = Replicas(Hearts(1), "srv_1", SystemClock(), 4)  # type: ignore[arg-type]  # one move
+    await replicas.beat()
+    assert replicas.count == 4
 
 
 async def test_a_share_is_never_less_than_one() -> None:

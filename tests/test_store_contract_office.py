@@ -32,6 +32,13 @@ async def test_what_is_bound_first_stays(store: Store) -> None:
     assert len(set(said)) == 1
 
 
+async def test_a_store_says_what_it_is_and_is_no_replica_for_it(store: Store) -> None:
+    facts = await store.facts(NOW_MS)
+    assert facts.kind in {"sqlite", "memory", "postgresql"}
+    assert facts.kind == "memory" or facts.version[0].isdigit()
+    assert (facts.replicas, facts.at_ms) == (0, NOW_MS)
+
+
 async def test_heartbeats_count_who_lives(store: Store) -> None:
     assert await store.heartbeat("a", NOW_MS) == 1
     assert await store.heartbeat("b", NOW_MS) == 2
@@ -41,6 +48,7 @@ async def test_heartbeats_count_who_lives(store: Store) -> None:
     assert await store.heartbeat("c", NOW_MS + 16_000) == 2
     await the_time_is(store, NOW_MS + 40_000)
     assert await store.heartbeat("a", NOW_MS + 40_000) == 1
+    assert (await store.facts(NOW_MS + 41_000)).replicas == 1
 
 
 # rates

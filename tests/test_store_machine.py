@@ -26,7 +26,7 @@ from moongate.core.rows import AccountRow, HoldRow, Per, PriceRow, Scope
 from moongate.core.store import Extension, NotHeld, Running
 from moongate.core.windows import window_id
 from moongate.store.mapping import AMOUNT_MAX
-from store_kit import ALONE, ENGINES, NOW_MS, a_budget, a_hold, an_end, make_store, the_time_is
+from store_kit import ALONE, NOW_MS, a_budget, a_hold, an_end, make_store, the_time_is
 
 WALLETS = {"acme": 0, "bert": 5_000}
 AGAINST = {"topup": "cash", "refund": "cash", "trial": "promo"}
@@ -44,7 +44,7 @@ class Books(RuleBasedStateMachine):
 
     holds = Bundle("holds")
     txs = Bundle("txs")
-    engines: tuple[str, ...] = ENGINES
+    engines: tuple[str, ...] = ALONE
 
     def __init__(self) -> None:
         super().__init__()
@@ -383,6 +383,17 @@ QUICK = settings(
 
 def test_any_order_of_moves() -> None:
     run_state_machine_as_test(Books, settings=QUICK)
+
+
+class SharedBooks(Books):
+    """The same, with the engine that several processes serve beside the model."""
+
+    engines = ("memory", "postgres")
+
+
+@pytest.mark.postgres
+def test_any_order_of_moves_where_several_processes_serve() -> None:
+    run_state_machine_as_test(SharedBooks, settings=settings(QUICK, max_examples=8))
 
 
 @pytest.mark.full

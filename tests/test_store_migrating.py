@@ -42,7 +42,7 @@ def old(tmp_path: Path) -> Path:
     file = tmp_path / "moongate.db"
     db = apsw.Connection(str(file))
     db.pragma("journal_mode", "WAL")
-    db.execute(read_migrations()[1])
+    db.execute(read_migrations("sqlite")[1])
     db.execute(ROWS)
     db.pragma("application_id", APPLICATION_ID)
     db.pragma("user_version", 1)
@@ -70,7 +70,7 @@ async def test_a_store_of_the_first_version_goes_on(old: Path) -> None:
         assert key is not None
         assert (key.project, key.quota.rpm, key.old_mac) == ("", None, None)
     db = apsw.Connection(str(old))
-    assert db.pragma("user_version") == max(read_migrations())
+    assert db.pragma("user_version") == max(read_migrations("sqlite"))
     assert db.execute("SELECT n, tx, seq FROM entry WHERE n <= 6 ORDER BY n").fetchall() == [
         (1, "t1", 0), (2, "t1", 1), (3, "t2", 0), (4, "t2", 1), (5, "h1", 0), (6, "h1", 1),
     ]  # fmt: skip

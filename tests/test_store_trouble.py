@@ -83,7 +83,7 @@ async def test_a_damaged_file(path: Path, where: str) -> None:
 
 
 async def test_a_newer_version(path: Path) -> None:
-    newest = max(read_migrations())
+    newest = max(read_migrations("sqlite"))
     db = apsw.Connection(str(path))
     db.pragma("user_version", newest + 1)
     db.close()

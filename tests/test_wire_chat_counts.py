@@ -40,8 +40,9 @@ USAGE = {"prompt_tokens": 100, "completion_tokens": 20}
         ({"cached_tokens": 0}, Counts(100, 20, 0)),
         ({"prompt_tokens_details": None}, Counts(100, 20)),
         ({"completion_tokens_details": {"reasoning_tokens": 5}}, Counts(100, 20, None, 5)),
-        ({"completion_tokens_details": {"reasoning_tokens": 21}}, Counts(100, 20)),
-        ({"cached_tokens": 101}, Counts(100, 20)),
+        # Contradictions are said as they were said; the meter judges them.
+        ({"completion_tokens_details": {"reasoning_tokens": 21}}, Counts(100, 20, None, 21)),
+        ({"cached_tokens": 101}, Counts(100, 20, 101)),
         ({"cached_tokens": -1}, Counts(100, 20)),
         ({"cached_tokens": True}, Counts(100, 20)),
         ({"cached_tokens": 1.0}, Counts(100, 20)),

@@ -146,6 +146,15 @@ def test_sigterm_to_one_worker_replaces_it_and_tells_nobody():
         assert not it.told("draining")
 
 
+def test_a_ctrl_c_that_reaches_the_workers_as_well_is_one_order_not_two():
+    with three() as it:
+        pids = it.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+        assert it.everyone(lambda: refused(it)) == {401}
+        assert it.pids() == pids
+
+
 def test_workers_whose_supervisor_is_killed_leave():
     with three() as it:
         pids = it.pids()

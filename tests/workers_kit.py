@@ -60,6 +60,7 @@ class Crew:
     home: Path
     events: list[dict[str, Any]] = field(default_factory=list)
     key: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
     def told(self, event: str) -> list[dict[str, Any]]:
         return [one for one in self.events if one["event"] == event]
@@ -88,6 +89,7 @@ class Crew:
                 head["content-type"] = "application/json"
                 line.request("POST", path, json.dumps(body), head)
             answer = line.getresponse()
+            self.headers = dict(answer.getheaders())
             return answer.status, answer.read()
 
     def everyone(self, get: Callable[[], tuple[int, bytes]], tries: int = 200) -> set[int]:
@@ -109,7 +111,7 @@ class Crew:
         for path in sorted(self.home.glob("worker-*.sock")):
             try:
                 lines = own_metrics(path).decode().splitlines()
-            except ConnectionRefusedError:
+            except ConnectionError:
                 continue  # a dead worker's, which the next one makes anew
             counted = ("moongate_refusals_total", "moongate_requests_total")
             found[path] = sum(int(float(x.split()[-1])) for x in lines if x.startswith(counted))

@@ -68,6 +68,20 @@ class Cover:
                 return False
         return True
 
+    async def catch_up(self, count: int) -> None:
+        """After trouble, see once more that ``count`` tokens are paid for, before they are booked.
+
+        An extension of which nobody heard is asked for again, and what was let through meanwhile.
+        """
+        if self._trouble is None or self._trouble.kind == "resolved":
+            return
+        while count > self._held.cover and not self._whole():
+            if self._asking is None:
+                self._ask()
+            assert self._asking is not None
+            if not await asyncio.shield(self._asking):
+                return
+
     def _whole(self) -> bool:
         """Whether the client's cap is covered: there is nothing more to ask for."""
         return self._held.terms.next(self._held.row.amount_nanos, self._book.slices) <= 0

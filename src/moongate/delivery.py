@@ -28,6 +28,10 @@ class Delivery(Protocol):
         """Name who answers; it may change until something was sent."""
 
     async def write(self, events: Sequence[Event]) -> None: ...
+
+    def draft(self, bill: Bill) -> None:
+        """Make the end as ``bill`` will have it. What is wrong with it shows before the charge."""
+
     async def end(self, bill: Bill) -> None: ...
     async def fail(self, before: Refused, within: Refused) -> None: ...
 
@@ -41,6 +45,7 @@ class Whole:
         del clock  # only a stream can be silent
         self._codec, self._head, self._reply, self._headers = codec, head, reply, headers
         self._fold = Fold()
+        self._draft: tuple[Bill, bytes] | None = None
 
     def served_by(self, fingerprint: str) -> None:
         self._head = msgspec.structs.replace(self._head, fingerprint=fingerprint)
@@ -49,9 +54,14 @@ class Whole:
         for event in events:
             self._fold.add(event)
 
+    def draft(self, bill: Bill) -> None:
+        self._draft = bill, self._codec.write_answer(self._fold.answer(), self._head, bill)
+
     async def end(self, bill: Bill) -> None:
-        body = self._codec.write_answer(self._fold.answer(), self._head, bill)
-        await self._reply.send(200, self._headers, body)
+        if self._draft is None or self._draft[0] != bill:
+            self.draft(bill)
+        assert self._draft is not None
+        await self._reply.send(200, self._headers, self._draft[1])
 
     async def fail(self, before: Refused, within: Refused) -> None:  # noqa: ARG002 - streams differ
         await refuse(self._reply, self._codec, before, self._headers)
@@ -67,6 +77,7 @@ class Streamed:
         self._head = head
         self._writer = codec.writer(head)
         self._finishes: list[Finished] = []
+        self._draft: tuple[Bill, bytes] | None = None
         self._turn = asyncio.Lock()
         self._begun = False
         self._over = False
@@ -84,8 +95,14 @@ class Streamed:
         if content:
             await self._put(self._writer.write(content))
 
+    def draft(self, bill: Bill) -> None:
+        self._draft = bill, self._writer.end(self._finishes, bill)
+
     async def end(self, bill: Bill) -> None:
-        await self._put(self._writer.end(self._finishes, bill), last=True)
+        if self._draft is None or self._draft[0] != bill:
+            self.draft(bill)
+        assert self._draft is not None
+        await self._put(self._draft[1], last=True)
 
     async def fail(self, before: Refused, within: Refused) -> None:
         """Say what went wrong: with a status while nothing was sent, else as an error event."""

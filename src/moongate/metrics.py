@@ -54,7 +54,7 @@ class Metrics:
         )
         self.rates_degraded = Gauge(
             "moongate_rates_degraded",
-            "1 while rates are counted by this process alone for want of the shared counter",
+            "Processes that count rates alone for want of the shared counter",
             registry=registry,
         )
         self.running = Gauge("moongate_requests_running", "Requests in flight", registry=registry)

@@ -69,6 +69,7 @@ class Passage:
             raise UpstreamProtocolError("no_finish")
         if job.watch is not None:
             job.watch.end()
+        await cover.catch_up(tap.count)
         return "done"
 
     async def _let(self, job: Job, cover: Cover, events: list[Event]) -> bool:
@@ -84,7 +85,8 @@ class Passage:
             if job.watch is not None:
                 job.watch.see(piece)
             await job.delivery.write(piece)
-        cover.look(tap.count)
+        if not tap.finished:
+            cover.look(tap.count)
         return True
 
     async def _events(self, job: Job) -> AsyncGenerator[list[Event], None]:
@@ -136,10 +138,13 @@ class Passage:
 
 
 def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:
-    """A batch in the pieces that may be passed on one by one: a content event with what follows."""
+    """A batch in the pieces that may be passed on one by one: a content event with its counts.
+
+    What follows a finish is none of the content's: final counts are judged when it is booked.
+    """
     piece: list[Event] = []
     for event in events:
-        if piece and type(event) in _CONTENT:
+        if piece and (type(event) in _CONTENT or type(event) is Finished):
             yield piece
             piece = []
         piece.append(event)

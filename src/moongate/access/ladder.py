@@ -23,15 +23,19 @@ PROBE_S: Final = 1.0
 BEAT_S: Final = 5.0
 _TICKS: Final = 4
 _LEFT_MAX: Final = 10_000
-_PROBE: Final = Ask("moongate", "keep", ())
+_PROBE: Final = Ask("moongate", "keep", ("probe",), (), (Room("probe", 1),))
+"""A look that writes: a counter that is full or read-only is as good as gone."""
 
 
 class Replicas:
-    """How many processes share the work, as they tell each other through the store."""
+    """How many processes share the work, as they tell each other through the store.
 
-    def __init__(self, store: Store, owner: str, clock: Clock) -> None:
+    ``least``: as many are started with this one, whether they have told yet or not.
+    """
+
+    def __init__(self, store: Store, owner: str, clock: Clock, least: int = 1) -> None:
         self._store, self._owner, self._clock = store, owner, clock
-        self.count = 1
+        self.count = self._least = least
 
     async def beat(self) -> None:
         """Tell that this process lives and learn how many do; a store that is gone says nothing."""
@@ -39,7 +43,7 @@ class Replicas:
             alive = await self._store.heartbeat(self._owner, self._clock.now_ms())
         except LedgerUnavailable:
             return
-        self.count = max(1, alive)
+        self.count = max(self._least, alive)
 
     async def run(self) -> None:
         """Beat until cancelled."""

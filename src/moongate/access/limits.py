@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 from moongate.access.keys import Principal
+from moongate.access.ladder import Ladder
 from moongate.core.errors import Refused
 from moongate.core.rates import LEASE_MS, Answer, Ask, Counter, Rate, Room, left, reset_ms
 
@@ -155,6 +156,11 @@ class Limits:
         self._empty = asyncio.Event()
         self._empty.set()
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the shared counter is gone, and this process keeps to its share."""
+        return isinstance(self._counter, Ladder) and self._counter.degraded
 
     async def start(self) -> None:
         """Make the counter ready."""

@@ -1,11 +1,17 @@
-"""The operations on the books: the statement of charges and the audit. They only read."""
+"""The operations on the books: the statement of charges, the audit, the store. They only read."""
 
+import statistics
+from collections.abc import Awaitable, Callable
 from typing import Final
+
+import msgspec
 
 from moongate.admin import shapes, statement
 from moongate.admin.call import Answer, Call, Means, Operation
 from moongate.admin.fields import Fields
 from moongate.core.errors import Refused
+
+_ROUNDS: Final = 5
 
 
 async def charges(means: Means, call: Call) -> Answer:
@@ -41,7 +47,27 @@ async def audit(means: Means, call: Call) -> Answer:
     return {"ok": not found, "findings": [shapes.finding(one) for one in found]}
 
 
+async def store(means: Means, call: Call) -> Answer:
+    """The store: its kind and version, how long a look and a commit take, and who serves it."""
+    Fields(call.query, ())
+    look_ms = await _median_ms(means, lambda: means.store.account("cash"))
+    commit_ms = await _median_ms(means, means.store.ping)
+    facts = msgspec.to_builtins(await means.store.facts(means.clock.now_ms()))
+    return {"object": "store", **facts, "look_ms": look_ms, "commit_ms": commit_ms}
+
+
+async def _median_ms(means: Means, act: Callable[[], Awaitable[object]]) -> float:
+    """How long ``act`` takes, of a few times the one in the middle (milliseconds)."""
+    times_s = []
+    for _ in range(_ROUNDS):
+        begin_s = means.clock.monotonic_s()
+        await act()
+        times_s.append(means.clock.monotonic_s() - begin_s)
+    return round(statistics.median(times_s) * 1000, 2)
+
+
 OPERATIONS: Final = (
     Operation("GET", "/statement", charges),
     Operation("GET", "/ledger/audit", audit),
+    Operation("GET", "/store", store),
 )

@@ -15,6 +15,7 @@ from moongate.access.idempotency import Idempotency
 from moongate.access.keys import Keys, derive
 from moongate.access.pepper import agree
 from moongate.app.buyers import buyer_handlers, make_alerts
+from moongate.app.clock import StoreClock
 from moongate.app.doors import LOOPBACK, Doors, Place, reserve
 from moongate.app.firsts import first_key, seed_prices
 from moongate.app.looking import look
@@ -24,6 +25,7 @@ from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
 from moongate.app.words import callable_host, summary
 from moongate.core.cards import Ability
+from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.ids import new_id
 from moongate.core.ports import Clock, Store, SystemClock, Upstream
 from moongate.gateway import Gateway
@@ -44,6 +46,8 @@ from moongate.wire.chat import ChatCodec
 NOT_SERVED: Final[frozenset[Ability]] = frozenset({"search"})
 """Abilities that no part of ours carries yet: a card's word for them is not repeated."""
 _SETTLING_S: Final = 5.0
+_PARTING_S: Final = 1.0
+"""How long a connection that is kept and silent stays open when a drain is done."""
 
 
 class Application:
@@ -66,7 +70,7 @@ class Application:
         log: Log | None = None,
     ) -> None:
         self.settings, self.home, self.announce, self.place = settings, home, announce, place
-        self.clock = clock or SystemClock()
+        self.clock = StoreClock(clock or SystemClock())
         self.log = log or Log()
         self.store = store or make_store(settings, home)
         self.upstreams = dict(upstreams or make_upstreams(settings, home, announce, self.log.event))
@@ -125,13 +129,20 @@ class Application:
     async def start(self) -> None:
         """Open the store, seed it, start the upstreams, listen. Raises ConfigurationError."""
         await self.store.open()
-        await agree(self.store, self._pepper, self.home.pepper_file)
-        listening = self._reserve_port()
         try:
-            await self._start(listening)
-        except BaseException:
-            listening.close()
-            raise
+            await self.clock.follow(self.store)
+            await agree(self.store, self._pepper, self.home.pepper_file)
+            listening = self._reserve_port()
+            try:
+                await self._start(listening)
+            except BaseException:
+                listening.close()
+                raise
+        except LedgerUnavailable as error:
+            raise ConfigurationError(
+                f"The store went away during the start ({error.kind}). See whether its disk or its "
+                "database is well, and start again."
+            ) from None
 
     async def _start(self, listening: socket.socket) -> None:
         # The slowest first: an engine loads its model while the rest is made ready.
@@ -182,7 +193,7 @@ class Application:
             self.announce(key)
         self._chores = [
             asyncio.create_task(self.sweep.run()),
-            asyncio.create_task(keep_prices(self.store, self.catalog)),
+            asyncio.create_task(keep_prices(self.store, self.catalog, self.clock)),
             asyncio.create_task(self.gateway.passage.pulse.run()),
             asyncio.create_task(self.gateway.replay.run()),
             asyncio.create_task(self.gateway.limits.run()),
@@ -202,6 +213,7 @@ class Application:
         limits = self.gateway.limits
         if not await limits.idle(self.settings.server.drain_s) and self.gateway.stop():
             await limits.idle(_SETTLING_S)
+        await self.doors.empty(_PARTING_S)
 
     async def close(self) -> None:
         """Release everything; safe after a start that failed half-way."""
@@ -239,6 +251,7 @@ class Application:
             "pid": os.getpid() if self.place.of == 1 else os.getppid(),
             "version": __version__,
             **self._address(),
+            "rates_degraded": self.gateway.limits.degraded,
             "configuration_from": self.settings.origin,
             "configuration": self.settings.effective(),
         }

@@ -1,5 +1,6 @@
 """The sockets: the port that clients call and the admin socket, opened, stopped and let go."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from moongate.web.server import Door, Server
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _BACKLOG: Final = 1024
+_LOOK_S: Final = 0.02
 
 
 class Place(NamedTuple):
@@ -86,6 +88,18 @@ class Doors:
         for door, runner in self._open:
             for site in tuple(runner.sites) if not door.local else ():
                 await site.stop()
+
+    async def empty(self, patience_s: float) -> None:
+        """Wait until no client is connected, at most so long.
+
+        Meanwhile whoever asks once more on a connection that was kept is answered, and told that
+        it ends; a connection that is closed at once may have a request on its way.
+        """
+        servers = [runner.server for door, runner in self._open if not door.local]
+        for _ in range(round(patience_s / _LOOK_S)):
+            if not any(server and server.connections for server in servers):
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def close(self) -> None:
         """End what is still connected and let the sockets go."""

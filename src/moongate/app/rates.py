@@ -5,7 +5,7 @@ from moongate.access.ladder import Ladder, Replicas
 from moongate.access.limits import Limits
 from moongate.core.errors import ConfigurationError
 from moongate.core.ports import Clock, Store
-from moongate.core.rates import Counter
+from moongate.core.rates import Ask, Counter, CounterGone
 from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.settings import Settings
@@ -24,7 +24,8 @@ def make_limits(
         metrics.rates_degraded.set(why is not None)
         log.event("rates_shared" if why is None else "rates_degraded", kind=why)
 
-    return Limits(Ladder(shared, local, Replicas(store, owner, clock), told))
+    replicas = Replicas(store, owner, clock, settings.server.workers)
+    return Limits(Ladder(shared, local, replicas, told))
 
 
 def _shared(settings: Settings) -> Counter | None:
@@ -41,3 +42,21 @@ def _shared(settings: Settings) -> Counter | None:
             "rates.redis_url and a PostgreSQL store need: pip install 'moongate[scale]'."
         ) from None
     return RedisCounter(redis) if redis else PostgresCounter(store)
+
+
+async def trouble(settings: Settings) -> str:
+    """Why the counter of all replicas cannot be asked now, in a word; nothing when it answers.
+
+    Raises ConfigurationError.
+    """
+    shared = _shared(settings)
+    if shared is None:
+        return ""
+    try:
+        await shared.start()
+        await shared.ask(Ask("moongate", "keep", ()))
+    except CounterGone as error:
+        return error.kind
+    finally:
+        await shared.close()
+    return ""

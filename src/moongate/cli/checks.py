@@ -10,14 +10,14 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import uuid4
 
-import msgspec
-
 import moongate
+from moongate.cli.check import Check, State, asked
 from moongate.cli.desk import Desk
 from moongate.cli.screen import day
+from moongate.cli.store_checks import store_checks
 from moongate.core.errors import MoongateError
 from moongate.home import Home, advising
 from moongate.ledger.receipt import key_id
@@ -25,21 +25,12 @@ from moongate.settings import Settings
 from moongate.settings.read import unused
 from moongate.upstream import engine_checks
 
-State = Literal["ok", "warning", "broken"]
 FSYNC_HONEST_US: Final = 50.0
 """A sync below this many microseconds did not reach a disk that keeps it."""
 _FSYNC_ROUNDS: Final = 25
 _FREE_BYTES_MIN: Final = 500 * 2**20
 _KEY_BYTES: Final = 32
 _SKEW_S: Final = 5.0
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One look: its name, how it went, and a sentence."""
-
-    name: str
-    state: State
-    detail: str
 
 
 def look_around(desk: Desk, settings: Settings, server: dict[str, Any] | None) -> Iterator[Check]:
@@ -57,7 +48,11 @@ def look_around(desk: Desk, settings: Settings, server: dict[str, Any] | None) -
     yield _fsync(desk.home)
     yield _clock(desk.home)
     told: set[str] = set()
-    for check in (*_ledger(desk), *_prices(desk, settings), *_upstreams(desk, settings)):
+    for check in (
+        *store_checks(desk, settings, server),
+        *_prices(desk, settings),
+        *_upstreams(desk, settings),
+    ):
         # A cause that stops several looks is told once.
         if check.state != "broken" or check.detail not in told:
             yield check
@@ -162,30 +157,8 @@ def judge_clock(now: float, installed: float, skew: float) -> Check:
     return Check("clock", "ok", told)
 
 
-def _asked(desk: Desk, name: str, path: str) -> tuple[dict[str, Any], Check | None]:
-    try:
-        return desk.call("GET", path), None
-    except MoongateError as error:
-        return {}, Check(name, "broken", str(error))
-
-
-def _ledger(desk: Desk) -> Iterator[Check]:
-    answer, trouble = _asked(desk, "store", "/ledger/audit")
-    if trouble is not None:
-        yield trouble
-        return
-    if answer["ok"]:
-        yield Check("store", "ok", "opens, and every invariant of the ledger holds")
-    for found in answer["findings"][:10]:
-        yield Check(
-            "store",
-            "broken",
-            f"invariant {found['invariant']} does not hold at {found['where']}: {found['detail']}",
-        )
-
-
 def _prices(desk: Desk, settings: Settings) -> Iterator[Check]:
-    answer, trouble = _asked(desk, "prices", "/prices")
+    answer, trouble = asked(desk, "prices", "/prices")
     if trouble is not None:
         return
     known = {row["model"]: row for row in answer["data"] if row["in_force"]}
@@ -207,7 +180,7 @@ def _prices(desk: Desk, settings: Settings) -> Iterator[Check]:
 
 
 def _upstreams(desk: Desk, settings: Settings) -> Iterator[Check]:
-    answer, trouble = _asked(desk, "upstreams", "/upstreams")
+    answer, trouble = asked(desk, "upstreams", "/upstreams")
     if trouble is not None:
         yield trouble
         return

@@ -11,7 +11,8 @@ import msgspec
 
 from moongate import __version__
 from moongate.cli import options, screen
-from moongate.cli.checks import Check, look_around
+from moongate.cli.check import Check
+from moongate.cli.checks import look_around
 from moongate.cli.desk import Desk
 from moongate.core.errors import ConfigurationError
 from moongate.settings import Settings

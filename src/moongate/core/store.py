@@ -88,6 +88,18 @@ class Running(msgspec.Struct, frozen=True):
     usage: Usage
 
 
+class StoreFacts(msgspec.Struct, frozen=True):
+    """What keeps the rows: its kind, its version, and how many processes serve it now.
+
+    ``at_ms`` is the time that it goes by.
+    """
+
+    kind: str
+    version: str
+    replicas: int
+    at_ms: int
+
+
 class Store(Protocol):
     """Where rows live."""
 
@@ -104,6 +116,9 @@ class Store(Protocol):
 
     async def heartbeat(self, owner: str, at_ms: int) -> int:
         """Say that the process ``owner`` lives; returns how many did within the last 15 s."""
+
+    async def facts(self, at_ms: int) -> StoreFacts:
+        """What this store is; it counts the living as :meth:`heartbeat` does, without a beat."""
 
     # accounts and keys
     async def account_create(self, row: AccountRow) -> bool:

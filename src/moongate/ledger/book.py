@@ -185,6 +185,10 @@ class Book:
         held.row = row
         return held.cover - before
 
+    def bill(self, held: Held, usage: Usage) -> Bill:
+        """What settling ``usage`` would charge now."""
+        return Bill(usage, weigh(usage, held.price.price, held.row.amount_nanos)[0])
+
     async def settle(self, held: Held, outcome: Outcome, usage: Usage, told: Told) -> Bill:
         """Charge ``usage`` at the pinned price, at most what is held; returns what was booked.
 

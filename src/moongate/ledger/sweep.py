@@ -98,6 +98,8 @@ class Sweep:
                         await chore()
             except LedgerUnavailable as error:
                 self._report("ledger_unavailable", kind=error.kind)
+            except Exception as error:  # noqa: BLE001 - without this task no lease would be renewed
+                self._report("fault", error=type(error).__name__)
 
     async def replay(self) -> int:
         """Book what the journal holds; returns how much. Raises LedgerUnavailable."""

@@ -36,6 +36,7 @@ class Catalog:
         self._clock = clock
         self._without = without
         self._prices: dict[str, list[PriceRow]] = {}
+        self._priced: set[str] = set()
 
     def reprice(self, rows: Sequence[PriceRow]) -> None:
         """Take the store's price rows as they stand now."""
@@ -51,8 +52,16 @@ class Catalog:
             )
 
     def price(self, model: str) -> PriceRow | None:
-        """The price row of the card ``model`` that is in force now."""
-        return prices.at(self._prices.get(model, ()), self._clock.now_ms())
+        """The price row of the card ``model`` that is in force now.
+
+        A clock that is set back takes no model's price away: its first one stays.
+        """
+        due = self._prices.get(model, [])
+        row = prices.at(due, self._clock.now_ms())
+        if row is None:
+            return due[0] if due and model in self._priced else None
+        self._priced.add(model)
+        return row
 
     def upcoming(self, model: str) -> list[PriceRow]:
         """The price rows of the card ``model`` that begin later, soonest first."""

@@ -17,6 +17,7 @@ from moongate.core.rows import (
     PriceRow,
     Quota,
 )
+from moongate.core.store import StoreFacts
 from moongate.core.windows import window_id
 from moongate.store.mapping import AMOUNT_MAX
 from moongate.store.memory_tables import MemoryPart, refused, replace
@@ -38,6 +39,13 @@ class MemoryOffice(MemoryPart):
     async def heartbeat(self, owner: str, at_ms: int) -> int:
         await self._turn()
         self.tables.beats[owner] = at_ms
+        return self._alive(at_ms)
+
+    async def facts(self, at_ms: int) -> StoreFacts:
+        await self._turn()
+        return StoreFacts("memory", "", self._alive(at_ms), at_ms)
+
+    def _alive(self, at_ms: int) -> int:
         return sum(beat_ms >= at_ms - ALIVE_MS for beat_ms in self.tables.beats.values())
 
     # accounts and keys

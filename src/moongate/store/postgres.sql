@@ -100,6 +100,11 @@ WITH beat AS (
 SELECT 1 + count(*) FROM replica, beat
 WHERE replica.owner <> beat.owner AND replica.beat_ms >= beat.beat_ms - 15000;
 
+-- name: facts
+SELECT current_setting('server_version'),
+    (SELECT count(*) FROM replica WHERE beat_ms >= moongate_now() - 15000),
+    moongate_now();
+
 -- name: rates
 SELECT moongate_rates($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
@@ -249,7 +254,7 @@ SELECT id, key, account, model, amount_nanos, price_version, owner, lease_s, cre
     (SELECT jsonb_agg(leg.account ORDER BY leg.account)::text FROM hold_leg AS leg
      WHERE leg.hold = hold.id),
     slice_no, state, project, run_input, run_cached, run_output, run_searches
-FROM hold WHERE state = 0
+FROM hold WHERE resolved_ms IS NULL
 ORDER BY created_ms, id;
 
 -- name: usage
@@ -382,7 +387,7 @@ FROM account
 LEFT JOIN (
     SELECT hold_leg.account AS id, sum(hold.amount_nanos) AS total
     FROM hold JOIN hold_leg ON hold_leg.hold = hold.id
-    WHERE hold.state = 0
+    WHERE hold.resolved_ms IS NULL
     GROUP BY hold_leg.account
 ) AS legs ON legs.id = account.id
 WHERE held_nanos <> coalesce(total, 0) LIMIT 100;

@@ -1,9 +1,9 @@
 """The line: moves of money wait here for each other, so that many share one round trip and commit.
 
 A batch goes at once when nobody is under way, else when it is full or its oldest move has waited
-a moment. Several may be under way, but never two moves of one hold. A batch whose outcome nobody
-knows is sent again with the same ids, because every move is idempotent. The line refuses to know
-SQL and what a move means.
+a moment. Several may be under way, but never with moves of one account, which would only wait for
+each other in the database, nor of one hold. A batch whose outcome nobody knows is sent again with
+the same ids, because every move is idempotent. The line refuses to know SQL and what a move means.
 """
 
 import asyncio
@@ -17,25 +17,37 @@ BATCH_MAX: Final = 64
 GATHER_S: Final = 0.002
 LANES: Final = 4
 PAUSE_S: Final = 0.05
-AGAIN: Final = frozenset({"lost", "busy"})
-"""What is worth another try at once: the connection was lost on the way, or a lock was not free."""
+LOST: Final = frozenset({"lost", "silent", "slow"})
+"""Nobody knows whether it was done: it is sent again at once."""
 TRIES: Final = 3
+BUSY_S: Final = 1.5
+"""How long a move is tried again while somebody else has what it needs."""
 
 
 class Move:
     """One move: its ``kind`` (a word), the ``hold`` it is about, its JSON, and its outcome.
 
-    ``until_s``: until when (the loop's time) it is tried again whatever the trouble.
+    ``account`` is whose it is, or ``""`` where that is not known. It is tried again for
+    ``patient_s`` whatever the trouble.
     """
 
-    __slots__ = ("future", "hold", "json", "kind", "since_s", "until_s")
+    __slots__ = ("account", "future", "hold", "json", "kind", "patient_s", "since_s")
 
-    def __init__(self, kind: str, hold: str, json: bytes, patient_s: float) -> None:
+    def __init__(
+        self, kind: str, hold: str, account: str, json: bytes, patient_s: float = 0
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self.kind, self.hold, self.json = kind, hold, json
+        self.kind, self.hold, self.account, self.json = kind, hold, account, json
+        self.patient_s = patient_s
         self.since_s = loop.time()
-        self.until_s = self.since_s + patient_s
         self.future: asyncio.Future[Any] = loop.create_future()
+
+    def endures(self, kind: str, tries: int, now_s: float) -> bool:
+        """Whether trouble of that ``kind`` after so many tries is no reason to give up yet."""
+        if kind in LOST and tries < TRIES:
+            return True
+        patient_s = max(self.patient_s, BUSY_S) if kind == "busy" else self.patient_s
+        return now_s + PAUSE_S < self.since_s + patient_s
 
 
 Send = Callable[[Sequence[Move], int], Awaitable[Sequence[Any]]]
@@ -52,7 +64,9 @@ class Line:
         self._send = send
         self._free = list(reversed(range(lanes)))
         self._waiting: deque[Move] = deque()
-        self._busy: set[str] = set()
+        # What has to wait until some batch that is under way has ended.
+        self._parked: deque[Move] = deque()
+        self._busy: set[tuple[str, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lanes = lanes
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
@@ -62,14 +76,17 @@ class Line:
         """Queue ``move``; its outcome comes through the future. Raises LedgerUnavailable."""
         if self._closed:
             raise LedgerUnavailable("closed")
-        self._waiting.append(move)
-        self._wake()
+        if self._is_busy(move):
+            self._parked.append(move)
+        else:
+            self._waiting.append(move)
+            self._wake()
         return move.future
 
     async def close(self) -> None:
         """Finish what is queued, then take nothing more."""
         self._closed = True
-        while self._waiting or self._tasks:
+        while self._waiting or self._parked or self._tasks:
             self._pump()
             if self._tasks:
                 await asyncio.wait(self._tasks)
@@ -98,20 +115,24 @@ class Line:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _is_busy(self, move: Move) -> bool:
+        return ("hold", move.hold) in self._busy or ("account", move.account) in self._busy
+
     def _next(self) -> list[Move]:
-        """The next batch: the oldest moves, but of a hold that is under way none."""
+        """The next batch: the oldest moves that nothing under way stands against."""
         batch: list[Move] = []
-        aside: list[Move] = []
+        holds: set[str] = set()
         while self._waiting and len(batch) < BATCH_MAX:
             move = self._waiting.popleft()
             if move.future.done():
                 continue  # given up
-            if move.hold in self._busy:
-                aside.append(move)
+            if move.hold in holds or self._is_busy(move):
+                self._parked.append(move)
             else:
-                self._busy.add(move.hold)
+                holds.add(move.hold)
                 batch.append(move)
-        self._waiting.extendleft(reversed(aside))
+        self._busy.update(("hold", hold) for hold in holds)
+        self._busy.update(("account", move.account) for move in batch if move.account)
         return batch
 
     async def _serve(self, batch: list[Move], lane: int) -> None:
@@ -121,10 +142,13 @@ class Line:
             for move in batch:
                 _raise(move, error)
         finally:
-            self._busy.difference_update(move.hold for move in batch)
+            self._busy.difference_update(("hold", move.hold) for move in batch)
+            self._busy.difference_update(("account", move.account) for move in batch)
             self._free.append(lane)
-            if any(move.hold not in self._busy for move in self._waiting):
-                self._timer = self._timer or asyncio.get_running_loop().call_soon(self._pump)
+            self._waiting.extendleft(reversed(self._parked))
+            self._parked.clear()
+            if self._waiting and self._timer is None:
+                self._timer = asyncio.get_running_loop().call_soon(self._pump)
 
     async def _carry(self, batch: list[Move], lane: int) -> None:
         """Send ``batch`` until each of its moves has an outcome."""
@@ -136,15 +160,15 @@ class Line:
             except ValueError as error:
                 if len(batch) == 1:
                     _raise(batch[0], error)
-                for move in batch[: len(batch) if len(batch) > 1 else 0]:
-                    await self._carry([move], lane)
+                else:
+                    for move in batch:
+                        await self._carry([move], lane)
             except LedgerUnavailable as error:
                 now_s = asyncio.get_running_loop().time()
-                again = error.kind in AGAIN and tries < TRIES
                 for move in batch:
-                    if not again and now_s + PAUSE_S >= move.until_s:
+                    if not move.endures(error.kind, tries, now_s):
                         _raise(move, error)
-                if not again or error.kind == "busy":
+                if error.kind not in LOST or tries >= TRIES:
                     await asyncio.sleep(PAUSE_S)
             else:
                 for move, outcome in zip(batch, outcomes, strict=True):

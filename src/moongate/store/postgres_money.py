@@ -19,14 +19,15 @@ from moongate.core.store import Extension, Idem, NotHeld, Running, Settlement
 from moongate.store import postgres_rows as rows
 from moongate.store.mapping import AGAINST
 from moongate.store.postgres_line import Line, Move
-from moongate.store.postgres_pool import LIMIT_S, Connection, Pool
+from moongate.store.postgres_pool import Connection, Pool
 from moongate.store.statements import POSTGRES
 
 SHARDS: Final = 16
 TRY_S: Final = 0.6
-"""How long one try of a batch may take: what is lost is found soon enough to be tried again."""
+"""How long the database may be silent before a batch is sent again."""
 SETTLE_S: Final = 1.9
 """How long a settlement is tried while the database is gone."""
+WAIT_S: Final = 2.0
 QUIET_S: Final = 15.0
 """How long after an outage nothing is expired."""
 
@@ -56,7 +57,7 @@ class PostgresMoney:
             answer: str = await db.fetchval(POSTGRES["moves"], *asks, self._shard_of(lane))
             return answer
 
-        answers = rows.outcomes(await self._pool.do(call, TRY_S))
+        answers = rows.outcomes(await self._pool.change(call, patience_s=TRY_S))
         found: list[Any] = [None] * len(batch)
         for kind, outcomes in zip(kinds, answers, strict=True):
             for n, outcome in zip(places[kind], outcomes, strict=True):
@@ -74,8 +75,9 @@ class PostgresMoney:
         floor = row.amount_nanos if floor_nanos is None else floor_nanos
         if min(row.amount_nanos, floor) < 0:
             raise ValueError("a hold cannot be negative")
-        move = Move("hold", row.id, rows.hold_json(row, floor_nanos, unit_nanos, idem), 0)
-        made = await self._pool.patiently(self._line.put(move), LIMIT_S)
+        json = rows.hold_json(row, floor_nanos, unit_nanos, idem)
+        move = Move("hold", row.id, row.account, json)
+        made = await self._pool.patiently(self._line.put(move))
         if isinstance(made, HoldRow | NotHeld):
             return made
         nanos, at_ms, legs = made
@@ -89,15 +91,16 @@ class PostgresMoney:
         )
 
     async def extend(self, extension: Extension) -> HoldRow | None:
-        move = Move("extend", extension.hold, rows.extension_json(extension), 0)
-        row: HoldRow | None = await self._pool.patiently(self._line.put(move), LIMIT_S)
+        move = Move("extend", extension.hold, "", rows.extension_json(extension))
+        row: HoldRow | None = await self._pool.patiently(self._line.put(move))
         return row
 
     async def settle(self, settlement: Settlement) -> bool:
         """As the seam says; waits up to two seconds for a database that is gone."""
-        move = Move("settle", settlement.row.hold, rows.settlement_json(settlement), SETTLE_S)
+        row, json = settlement.row, rows.settlement_json(settlement)
+        move = Move("settle", row.hold, row.account, json, SETTLE_S)
         future = self._line.put(move)
-        await asyncio.wait((future,), timeout=LIMIT_S)
+        await asyncio.wait((future,), timeout=WAIT_S)
         if not future.done():
             future.cancel()
             raise LedgerUnavailable("silent")

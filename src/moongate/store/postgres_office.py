@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from moongate.core.rows import AccountRow, BudgetRow, InviteRow, KeyRow, PriceRow, Quota
+from moongate.core.store import StoreFacts
 from moongate.store import mapping
 from moongate.store import postgres_rows as rows
 from moongate.store.postgres_pool import Connection, Pool
@@ -58,6 +59,9 @@ class PostgresOffice:
     async def heartbeat(self, owner: str, at_ms: int) -> int:  # noqa: ARG002 - the database's clock counts
         count: int = await self._said("heartbeat", owner)
         return count
+
+    async def facts(self, at_ms: int) -> StoreFacts:  # noqa: ARG002 - the database's clock counts
+        return StoreFacts("postgresql", *await self._one("facts"))
 
     # accounts and keys
 

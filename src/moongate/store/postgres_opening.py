@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from moongate.core.errors import ConfigurationError
-from moongate.store.postgres_pool import SETTINGS, Connection
+from moongate.store.postgres_pool import SETTINGS, TROUBLE, Connection
 from moongate.store.statements import POSTGRES, read_migrations
 
 VERSION_MIN: Final = 14
@@ -38,12 +38,12 @@ async def prepare(url: str) -> None:
             if version < newest:
                 await _migrate(db, url)
             await _check_rights(db, url)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         raise ConfigurationError(
             f"The database {_name(url)} cannot be used ({_word(error)}). Look into its log."
         ) from None
     finally:
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*TROUBLE):
             await db.close(timeout=1)
 
 
@@ -59,9 +59,13 @@ def _word(error: BaseException) -> str:
     return f"{type(error).__name__} {code}" if code else type(error).__name__
 
 
+def _user(url: str) -> str:
+    return urlsplit(url).username or "of this process"
+
+
 async def _connected(url: str) -> Connection:
-    user = urlsplit(url).username or "of this process"
     try:
+        user = _user(url)
         return await asyncpg.connect(url, timeout=CONNECT_S, server_settings=SETTINGS)
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError):
         raise ConfigurationError(
@@ -83,7 +87,7 @@ async def _connected(url: str) -> Connection:
             "store.url is no PostgreSQL address. Write it like postgresql://user:pass@host/db, "
             "with %-escapes for special characters in the password."
         ) from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except TROUBLE as error:
         raise ConfigurationError(
             f"No PostgreSQL answers at {_name(url)} ({_word(error)}). Start it, or correct "
             "store.url."
@@ -113,9 +117,13 @@ async def _version(db: Connection, url: str) -> int:
     """The version of the tables; 0 where there are none."""
     if not await db.fetchval(POSTGRES["tables"]):
         return 0
-    version = None
-    with suppress(asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+    try:
         version = await db.fetchval(POSTGRES["version"])
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+        version = None
+    except asyncpg.InsufficientPrivilegeError:
+        await _check_rights(db, url)
+        raise
     if version is None:
         raise ConfigurationError(
             f"The database {_name(url)} has tables of another program. Nothing in it was "
@@ -134,7 +142,7 @@ async def _migrate(db: Connection, url: str) -> None:
                     await db.execute(text)
                     await db.execute(POSTGRES["version_set"], str(number))
     except asyncpg.InsufficientPrivilegeError:
-        user = urlsplit(url).username or "of this process"
+        user = _user(url)
         raise ConfigurationError(
             f"The user {user} may not make tables in {_name(url)}. Grant it (GRANT CREATE ON "
             "SCHEMA public TO the user), or start Moongate once as the database's owner."
@@ -144,8 +152,8 @@ async def _migrate(db: Connection, url: str) -> None:
 async def _check_rights(db: Connection, url: str) -> None:
     lacking = await db.fetchval(POSTGRES["lacking"])
     if lacking:
-        user = urlsplit(url).username or "of this process"
+        user = _user(url)
         raise ConfigurationError(
             f"The user {user} lacks rights in {_name(url)}: {lacking}. As the tables' owner, run "
             "what docs/decisions/postgres.md grants."
-        )
+        ) from None

@@ -7,7 +7,7 @@ back by itself when the database does. It refuses to know what its connections a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
@@ -22,8 +22,8 @@ _Result = TypeVar("_Result")
 
 PATIENCE_S: Final = 0.23
 """How long nothing at all may be heard of the database before it counts as gone."""
-LIMIT_S: Final = 2.0
-"""How long one move or short look may take altogether."""
+LIMIT_S: Final = 2.2
+"""How long one move or short look may take altogether, a little more than a statement may."""
 TURN_S: Final = 0.002
 CONNECT_S: Final = 1.0
 IDLE_S: Final = 60.0
@@ -56,6 +56,14 @@ KINDS: Final = {
     "XX002": "damaged",
 }
 """SQLSTATE -> the word of LedgerUnavailable. ``lost``: nobody knows whether it was done."""
+TROUBLE: Final = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # A connection that was idle when its end came, and has not been told of it yet.
+    asyncpg.InternalClientError,
+)
+"""What a connection may raise."""
 OWN_FAULT: Final = ("22", "23", "P0")
 """Classes of SQLSTATE that speak of the row, not of the store."""
 
@@ -92,55 +100,60 @@ class Pool:
         """Seconds since the database was last found gone."""
         return now_s - self._lost_s
 
-    async def look(self, work: Work, limit_s: float = LIMIT_S) -> Any:
+    async def look(self, work: Work) -> Any:
         """What ``work`` gives, or LedgerUnavailable as soon as the database seems gone.
 
         A look that found its connection lost is made once more on a new one.
         """
-        task = asyncio.ensure_future(self._twice(work, limit_s))
-        try:
-            return await self.patiently(task, limit_s)
-        finally:
-            task.cancel()
+        return await self._watched(self._twice(work), self._patience_s)
 
-    async def _twice(self, work: Work, limit_s: float) -> Any:
+    async def _twice(self, work: Work) -> Any:
         try:
-            return await self.do(work, limit_s)
+            return await self.do(work, LIMIT_S)
         except LedgerUnavailable as error:
             if error.kind != "lost":
                 raise
-        return await self.do(work, limit_s)
+        return await self.do(work, LIMIT_S)
 
-    async def change(self, work: Work, limit_s: float = LIMIT_S) -> Any:
+    async def change(self, work: Work, *, patience_s: float | None = None) -> Any:
         """Like :meth:`look` for what must not be done twice: made once, lost or not."""
-        task = asyncio.ensure_future(self.do(work, limit_s))
+        patience_s = self._patience_s if patience_s is None else max(patience_s, self._patience_s)
+        return await self._watched(self.do(work, LIMIT_S), patience_s)
+
+    async def _watched(self, work: Coroutine[Any, Any, Any], patience_s: float) -> Any:
+        task = asyncio.ensure_future(work)
         try:
-            return await self.patiently(task, limit_s)
+            return await self.patiently(task, patience_s)
         finally:
             task.cancel()
 
-    async def patiently(self, future: asyncio.Future[_Result], limit_s: float) -> _Result:
+    async def patiently(
+        self, future: asyncio.Future[_Result], patience_s: float | None = None
+    ) -> _Result:
         """The future's result, unless the database stays silent for ``patience_s`` meanwhile.
 
-        Then the future is cancelled and LedgerUnavailable raised.
+        Then the future is cancelled and LedgerUnavailable raised. Silence is nothing heard on any
+        connection: that one answer takes long does not mean that nobody is there.
         """
         loop = asyncio.get_running_loop()
+        patience_s = self._patience_s if patience_s is None else patience_s
         began_s = loop.time()
         while not future.done():
-            until_s = self._until_s(began_s, limit_s)
-            left_s = until_s - loop.time()
-            if left_s > 0:
-                await asyncio.wait((future,), timeout=left_s)
+            until_s = self._until_s(began_s, patience_s)
+            if loop.time() < until_s:
+                await asyncio.wait((future,), timeout=until_s - loop.time())
                 continue
             # It may be this loop that was busy, and the answer is there already.
             await asyncio.sleep(TURN_S)
-            if not future.done() and until_s == self._until_s(began_s, limit_s):
+            if not future.done() and self._until_s(began_s, patience_s) <= until_s:
                 future.cancel()
-                raise LedgerUnavailable("silent")
+                if until_s < began_s + LIMIT_S:
+                    raise self._noted(LedgerUnavailable("silent"))
+                raise LedgerUnavailable("slow")
         return future.result()
 
-    def _until_s(self, began_s: float, limit_s: float) -> float:
-        return min(max(began_s, self._heard_s) + self._patience_s, began_s + limit_s)
+    def _until_s(self, began_s: float, patience_s: float) -> float:
+        return min(max(began_s, self._heard_s) + patience_s, began_s + LIMIT_S)
 
     async def do(self, work: Work, limit_s: float) -> Any:
         """What ``work`` gives on a connection. Raises LedgerUnavailable, or ValueError."""
@@ -149,7 +162,7 @@ class Pool:
             try:
                 async with asyncio.timeout(limit_s):
                     result = await work(db)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except TROUBLE as error:
                 told = translated(error)
                 if isinstance(told, LedgerUnavailable) and told.kind == "lost":
                     self._drop(db)
@@ -187,7 +200,7 @@ class Pool:
             db.terminate()
         try:
             db = await asyncpg.connect(self._url, timeout=CONNECT_S, server_settings=SETTINGS)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except TROUBLE:
             raise self._noted(LedgerUnavailable("unreachable")) from None
         self._taken.add(db)
         return db
@@ -210,5 +223,5 @@ class Pool:
             db.terminate()
         while self._idle:
             db, _ = self._idle.pop()
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*TROUBLE):
                 await db.close(timeout=LIMIT_S)

@@ -11,7 +11,7 @@ from typing import Final
 
 from moongate.core.errors import LedgerUnavailable
 from moongate.core.rates import LEASE_MS, Answer, Ask, CounterGone
-from moongate.store.postgres_pool import Connection, Pool
+from moongate.store.postgres_pool import PATIENCE_S, Connection, Pool
 from moongate.store.statements import POSTGRES
 
 CONNECTIONS: Final = 3
@@ -19,10 +19,20 @@ FORGET_S: Final = 60.0
 
 
 class PostgresCounter:
-    """A :class:`moongate.core.rates.Counter` in the database at ``url``, once it is migrated."""
+    """A :class:`moongate.core.rates.Counter` in the database at ``url``, once it is migrated.
 
-    def __init__(self, url: str, *, lease_ms: int = LEASE_MS, forget_s: float = FORGET_S) -> None:
-        self._pool = Pool(url, CONNECTIONS)
+    ``patience_s``: how long the database may be silent before a step is given up.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_ms: int = LEASE_MS,
+        forget_s: float = FORGET_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._pool = Pool(url, CONNECTIONS, patience_s)
         self._lease_ms, self._forget_s = lease_ms, forget_s
         self._forgetting: asyncio.Task[None] | None = None
 

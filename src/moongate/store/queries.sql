@@ -335,7 +335,7 @@ ON CONFLICT (owner) DO UPDATE SET beat_ms = excluded.beat_ms;
 DELETE FROM replica WHERE beat_ms < :since_ms;
 
 -- name: beats
-SELECT count(*) FROM replica;
+SELECT count(*) FROM replica WHERE beat_ms >= :since_ms;
 
 -- name: open_holds
 SELECT id, key, account, model, amount_nanos, price_version, owner, lease_s, created_ms,

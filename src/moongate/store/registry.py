@@ -19,6 +19,7 @@ from moongate.core.rows import (
     PriceRow,
     Quota,
 )
+from moongate.core.store import StoreFacts
 from moongate.core.windows import window, window_id
 from moongate.store import mapping
 from moongate.store.desk import Desk, Op
@@ -76,10 +77,14 @@ class SqliteRegistry:
         def beat(db: apsw.Connection) -> int:
             run(db, "beat", owner=owner, at_ms=at_ms)
             run(db, "beats_forget", since_ms=at_ms - ALIVE_MS)
-            return int(run(db, "beats")[0][0])
+            return int(run(db, "beats", since_ms=at_ms - ALIVE_MS)[0][0])
 
         count: int = await self._move(beat)
         return count
+
+    async def facts(self, at_ms: int) -> StoreFacts:
+        found = await self._look("beats", since_ms=at_ms - ALIVE_MS)
+        return StoreFacts("sqlite", apsw.sqlite_lib_version(), found[0][0], at_ms)
 
     # accounts and keys
 

@@ -558,14 +558,17 @@ $$;
 -- Resolve holds whose lease and grace ran out: what they noted is forgiven, or, with checkpoint,
 -- charged as far as the hold goes. At most 200 at once; returns their ids.
 CREATE FUNCTION moongate_expire(grace_s BIGINT, checkpoint BOOLEAN, shard TEXT) RETURNS TEXT[]
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
 DECLARE
     at_ms BIGINT := moongate_now();
     lapsed TEXT[];
 BEGIN
     SELECT array_agg(id) INTO lapsed FROM (
         SELECT id FROM hold
-        WHERE state = 0 AND renewed_ms <= at_ms
+        WHERE resolved_ms IS NULL AND renewed_ms <= at_ms
           AND renewed_ms + (lease_s + grace_s) * 1000 <= at_ms
         ORDER BY renewed_ms LIMIT 200
     ) AS old;
@@ -610,7 +613,10 @@ END $$;
 CREATE FUNCTION moongate_credit(
     wallet TEXT, nanos BIGINT, credit_kind TEXT, against TEXT, credit_tx TEXT,
     top_source TEXT, top_event TEXT, top_amount BIGINT, top_currency TEXT, top_method TEXT
-) RETURNS TEXT LANGUAGE plpgsql AS $$
+) RETURNS TEXT LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan SET jit = off
+AS $$
 DECLARE
     at_ms BIGINT := moongate_now();
 BEGIN
