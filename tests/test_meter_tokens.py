@@ -158,6 +158,14 @@ def test_reasoning_is_counted_only_after_the_last_plain_answer(small: Tokenizer)
     assert instant[0].bound >= instant[1].bound + small.count(long)
 
 
+def test_calls_are_counted_under_the_ids_that_the_model_is_sent(small: Tokenizer) -> None:
+    def answered(id: str) -> Count:
+        call = Message("assistant", tool_calls=(msgspec.structs.replace(CALL, id=id),))
+        return count(asked(USER, call, Message("tool", "moon", tool_call_id=id)), WINDOW, small)
+
+    assert answered("call_0123456789abcdef0123456789abcdef") == answered(CALL.id)
+
+
 def test_a_prefix_has_no_end_and_no_generation_prompt(small: Tokenizer) -> None:
     whole = count(asked(USER, Message("assistant", "the m")), WINDOW, small)
     prefix = count(asked(USER, Message("assistant", "the m", partial=True)), WINDOW, small)

@@ -17,6 +17,7 @@ from moongate.core.request import Request
 from moongate.counting import Counting
 from moongate.delivery import Streamed, Whole
 from moongate.meter import tokens
+from moongate.meter.tokens import Count
 from moongate.route import plan, rules
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
@@ -28,13 +29,16 @@ from moongate.visit import Job, Visit
 class Chosen(msgspec.Struct, frozen=True):
     """What serves a request: the offer of its first step, and the steps in order.
 
-    ``left_out`` are the names of fields that the key's policy had dropped from ``request``.
+    ``request`` is what is left to ask: the key's policy had the fields ``left_out`` dropped, and
+    ``repaired`` are the messages whose reasoning was put back. ``tenant`` is whose it is.
     """
 
     request: Request
     offer: Offer
     steps: tuple[Step, ...]
     left_out: tuple[str, ...]
+    tenant: str
+    repaired: tuple[int, ...]
 
 
 class Admission:
@@ -55,7 +59,7 @@ class Admission:
     ) -> None:
         self._catalog, self._upstreams = catalog, upstreams
         self._health, self._clock = health, clock
-        self.counting = counting
+        self._counting = counting
         self._tenant_secret = tenant_secret
         self._require: DataPolicy = require
         self._unretained = unretained
@@ -73,7 +77,15 @@ class Admission:
         offer = offers[steps[0]]
         fit = (s for s in steps[1:] if rules.fits(request, offers[s], principal.policy))
         request, left_out = rules.check(request, offer, principal.policy)
-        return Chosen(request, offer, (steps[0], *fit), left_out)
+        tenant = tenant_tag(self._tenant_secret, principal.account)
+        kept = not principal.zero_retention
+        request, repaired = self._replay.mend(tenant, request, kept=kept)
+        return Chosen(request, offer, (steps[0], *fit), left_out, tenant, repaired)
+
+    async def count(self, principal: Principal, request: Request) -> Count:
+        """The prompt tokens of ``request``, as :meth:`admit` counts them. Raises Refused."""
+        chosen = self.choose(principal, request)
+        return await self._counting.prompt(chosen.request, chosen.offer, chosen.steps)
 
     async def admit(
         self,
@@ -89,13 +101,10 @@ class Admission:
         """
         chosen = self.choose(principal, request)
         request, offer, first = chosen.request, chosen.offer, chosen.steps[0].target
-        tenant = tenant_tag(self._tenant_secret, principal.account)
-        kept = not principal.zero_retention
-        request, repaired = self._replay.mend(tenant, request, kept=kept)
-        prompt = await self.counting.prompt(request, offer, chosen.steps)
+        prompt = await self._counting.prompt(request, offer, chosen.steps)
         wanted = request.output_tokens_max or offer.output_tokens_default
         cap = tokens.cap(prompt, wanted, offer.window)
-        ask = Ask(visit.id, request, first.model, cap, tenant, repaired)
+        ask = Ask(visit.id, request, first.model, cap, chosen.tenant, chosen.repaired)
         dropped = (*chosen.left_out, *self._upstreams[first.upstream].dropped(request))
         if dropped:
             headers["x-moongate-dropped"] = ",".join(dropped)
@@ -108,7 +117,7 @@ class Admission:
         )  # fmt: skip
         form = Streamed if request.stream else Whole
         delivery = form(codec, head, visit.reply, headers, self._clock)
-        tokenizer = self.counting.tokenizer(offer, chosen.steps)
+        tokenizer = self._counting.tokenizer(offer, chosen.steps)
         return Job(
             principal, offer, chosen.steps, ask, prompt, tokenizer, delivery, headers, *now
         )  # fmt: skip

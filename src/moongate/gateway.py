@@ -127,11 +127,8 @@ class Gateway:
             data = await body()
             lease.bytes(len(data))
             request = codec.read_request(data)
-            chosen = self.admission.choose(principal, request)
             await lease.admit(id, 0)
-            prompt = await self.admission.counting.prompt(
-                chosen.request, chosen.offer, chosen.steps
-            )
+            prompt = await self.admission.count(principal, request)
             await lease.close(0)
             return prompt
 
