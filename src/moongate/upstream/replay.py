@@ -152,13 +152,14 @@ class Replay:
         digest = hashlib.blake2b(tenant.encode(), key=self._secret, digest_size=32)
         keys: dict[int, bytes] = {}
         for at, message in enumerate(numbered(messages)):
+            calls = _encode([_called(call) for call in message.tool_calls])
             if at in wanted:
                 own = digest.copy()
-                own.update(_encode([_called(call) for call in message.tool_calls]))
+                own.update(calls)
                 keys[at] = own.digest()
                 if len(keys) == len(wanted):
                     break
-            digest.update(_encode(_essence(message)))
+            digest.update(_encode(_essence(message)) + calls)
         return keys
 
 
@@ -207,12 +208,14 @@ def _encode(value: Any) -> bytes:
 
 
 def _essence(message: Message) -> list[Any]:
-    """What stays of a message when clients rewrite it: not its reasoning, nor null for empty."""
+    """What stays of a message, beside its calls, when clients rewrite it.
+
+    Not its reasoning, and not the difference between null and empty.
+    """
     content: Any = message.content or ""
     if not isinstance(content, str):
         content = [part.text if isinstance(part, TextPart) else part.url for part in content]
-    calls = [_called(call) for call in message.tool_calls]
-    return [message.role, content, message.name, message.tool_call_id, calls]
+    return [message.role, content, message.name, message.tool_call_id]
 
 
 def _called(call: Call) -> list[Any]:
