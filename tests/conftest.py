@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine_kit import model_cache
+from grammar_kit import watch
 from live_kit import Live, running, short_folder
 from moongate.core.ports import Store
 from postgres_kit import database
@@ -28,6 +29,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.when == "call" and report.passed:
         item.session.stash.setdefault(PASSED, set()).add(item.nodeid)
     return report
+
+
+@pytest.fixture(autouse=True)
+def grammar(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Each stream that ends in this process keeps the grammar, whatever the test is about."""
+    complaints = watch(monkeypatch)
+    yield complaints
+    assert complaints == []
 
 
 @pytest.fixture

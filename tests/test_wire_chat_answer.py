@@ -205,6 +205,15 @@ def test_only_content_is_written():
             CODEC.writer(HEAD).write([event])
 
 
+def test_a_stream_that_breaks_the_grammar_is_noticed_in_any_test(grammar):
+    CODEC.writer(HEAD).end([Finished("stop"), Finished("stop")], BILL)
+    writer = CODEC.writer(HEAD)
+    writer.end([Finished("stop")], BILL)
+    writer.fail(Refused("internal_error"))
+    assert len(grammar) == 1
+    assert "nothing follows a choice's finish" in grammar.pop()
+
+
 @st.composite
 def answers(draw: st.DrawFn) -> list[Event]:
     """Content events of one to two choices in a legal order, then their finishes."""
