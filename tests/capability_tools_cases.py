@@ -338,3 +338,25 @@ async def partial_elsewhere(place: Place) -> None:
     ):
         got = await place.refuses("invalid_value", messages=messages)
         assert got.error["param"] == "messages[0].partial"
+
+
+@feature(
+    PARTIAL_AREA,
+    "With a JSON format: prefix and continuation together satisfy it",
+    refused={"openai": "prefix"},
+    body={**prefixed('{"city": "'), "response_format": {"type": "json_object"}},
+)
+async def partial_json(place: Place) -> None:
+    for prefix, form in (
+        ("{", {"type": "json_object"}),
+        ('{"city": "', json_schema(CITY)),
+    ):
+        rest = '{"city": "Oslo", "cold": true}'[len(prefix) :]
+        script = f"text {json.dumps(rest)}\nfinish stop"
+        fields = prefixed(prefix) | {"response_format": form, "max_completion_tokens": 64}
+        got = await place.both(script, **fields)
+        whole = json.loads(prefix + got.text)
+        assert isinstance(whole, dict)
+        if "json_schema" in form:
+            Draft202012Validator(CITY).validate(whole)
+        check_prefill(place, got.sent, prefix)
