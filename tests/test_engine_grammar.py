@@ -42,12 +42,19 @@ def test_more_tokens_never_allow_less():
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}, "oneOf"),
         ({"type": "string", "format": "weird"}, "format"),
+        ({"type": "number", "exclusiveMaximum": False}, "exclusiveMaximum"),
+        ({"type": "array", "items": {"type": "string", "minLength": "3"}}, "minLength"),
     ],
 )
 def test_what_cannot_be_held_is_refused_by_its_keyword(schema, keyword):
     with pytest.raises(UpstreamRefused) as caught:
         gate(schema)
     assert (caught.value.row, caught.value.facts) == ("unsupported_schema", {"keyword": keyword})
+
+
+def test_a_property_may_have_any_name():
+    named = {"$id": {"type": "string"}, "enum": {"const": {"$id": 1}}, "properties": {}}
+    gate({"type": "object", "properties": named})
 
 
 def test_a_clients_own_switches_do_not_pass_the_gate():
@@ -91,6 +98,22 @@ def test_what_has_no_end_of_its_own_ends_within_its_tokens(name, tokens):
         text, used = longest(grammar, seed, tokens)
         assert used <= tokens
         assert Draft202012Validator(ENDLESS[name]).is_valid(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "never",
+    [
+        {"type": "string", "minLength": 3, "maxLength": 2},
+        {"type": "array", "minItems": 2, "maxItems": 1},
+        {"type": "object", "required": ["a", "b"], "maxProperties": 1},
+        {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        {"allOf": [{"type": "integer"}, {"enum": ["a"]}]},
+    ],
+)
+def test_a_branch_that_nothing_fits_is_not_taken(never):
+    schema = {"anyOf": [never, {"type": "null"}]}
+    held = constrain(schema, 100)
+    assert longest(held["grammar"], 1, 100)[0] == b"null"
 
 
 def test_few_tokens_leave_out_what_need_not_be_there():

@@ -26,8 +26,8 @@ from moongate.core.events import (
 from moongate.core.money import Counts
 from moongate.upstream.engine_goal import Goal
 from moongate.upstream.engine_names import Names
-from moongate.upstream.engine_verdict import validator
 from moongate.wire.ids import call_id
+from moongate.wire.schema.instance import Instance
 from moongate.wire.sse import DONE, Events
 
 
@@ -154,10 +154,7 @@ class AnswerReader:
             return False
         if self._goal.kind == "object" or self._goal.loose:
             return isinstance(value, dict)
-        try:
-            return bool(validator(self._goal.schema or {}).is_valid(value))
-        except RecursionError:
-            return False
+        return Instance(self._goal.schema or {}).holds(value)
 
 
 class _BrokenPromise(UpstreamProtocolError):

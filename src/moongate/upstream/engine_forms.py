@@ -7,11 +7,11 @@ but rules properties comes out as an object. What cannot be worked out raises :c
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from moongate.core.sealed import Sealed
-from moongate.upstream.engine_verdict import validator
+from moongate.wire.schema.instance import Instance
 from moongate.wire.schema.pointer import follow
 
 _FORMS_MAX: Final = 128
@@ -53,7 +53,7 @@ class Forms:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._known: dict[int, tuple[Any, tuple[Form, ...]]] = {}
-        self._evolve: Callable[..., Any] = validator(root).evolve
+        self.instance = Instance(root)
 
     def of(self, schema: Any) -> tuple[Form, ...]:
         """The forms of a part of the schema; none where it has no instance. Raises Unplain."""
@@ -122,8 +122,8 @@ class Forms:
     def _kept(self, form: Form, schema: Any) -> Form | None:
         if form.kind != "values":
             return form
-        valid = self._evolve(schema=schema).is_valid
-        values = tuple(value for value in form.values if valid(value))
+        holds = self.instance.part_holds
+        values = tuple(value for value in form.values if holds(schema, value))
         return Form("values", values=values) if values else None
 
 

@@ -13,6 +13,8 @@ from llguidance import LLMatcher
 
 from moongate.core.errors import UpstreamRefused
 from moongate.wire.schema.ends import ends
+from moongate.wire.schema.instance import Instance
+from moongate.wire.schema.words import Unsupported
 
 _KEYWORD_LIST: Final = (
     "additionalItems additionalProperties allOf anyOf const contains dependentRequired "
@@ -44,6 +46,10 @@ def gate(schema: Any) -> None:
         raise UpstreamRefused("unsupported_schema", keyword=_keyword(messages))
     if not ends(schema, schema):
         raise UpstreamRefused("unsupported_schema", keyword="$ref")
+    try:
+        Instance(schema)  # by which the finished answer is judged
+    except Unsupported as error:
+        raise UpstreamRefused("unsupported_schema", keyword=error.keyword) from None
 
 
 def _keyword(messages: list[str]) -> str:

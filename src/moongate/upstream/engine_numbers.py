@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from moongate.core.sealed import Sealed
 from moongate.upstream import engine_lark as lark
-from moongate.upstream.engine_verdict import validator
+from moongate.wire.schema.instance import Instance
 
 _FAR: Final = 999_999
 _TEXTS_MAX: Final = 64
@@ -98,8 +98,8 @@ def _decimals(low: Decimal, high: Decimal) -> Iterator[Decimal]:
 
 
 def _texts(values: Iterator[Decimal], kind: str, words: dict[str, Any]) -> list[str]:
-    """Those that another library takes for valid, in plain writing."""
-    valid = validator({"type": kind, **words}).is_valid
+    """Those that are valid, in plain writing; multiples also to whoever divides in binary."""
+    holds, step = Instance({"type": kind, **words}).holds, words.get("multipleOf", 1)
     found: dict[str, None] = {}
     for value in values:
         text = f"{value:f}"
@@ -107,7 +107,8 @@ def _texts(values: Iterator[Decimal], kind: str, words: dict[str, Any]) -> list[
             text = text.rstrip("0").rstrip(".")
         text = text or "0"
         number = float(text) if "." in text else int(text)
-        if valid(number) and len(found) < _TEXTS_MAX:
+        whole = "multipleOf" not in words or (number / step).is_integer()
+        if whole and holds(number) and len(found) < _TEXTS_MAX:
             found[text] = None
     return list(found)
 
@@ -155,4 +156,4 @@ def _is_valid(kind: str, words: dict[str, Any], text: str) -> bool:
         value = json.loads(text)
     except ValueError:
         return False
-    return bool(validator({"type": kind, **words}).is_valid(value))
+    return Instance({"type": kind, **words}).holds(value)

@@ -17,7 +17,6 @@ from moongate.upstream.engine_numbers import number_rest
 from moongate.upstream.engine_prefix import NOTHING, Begun
 from moongate.upstream.engine_sizes import ENDLESS, Part
 from moongate.upstream.engine_texts import endings
-from moongate.upstream.engine_verdict import validator
 
 
 class NoRest(Exception):
@@ -34,10 +33,6 @@ class Rest(Bounds):
 
     A rest is a list of alternatives; an empty list means that there is none.
     """
-
-    def __init__(self, root: Any) -> None:
-        super().__init__(root)
-        self._valid = validator(root).evolve
 
     def grammar_after(self, begun: Begun, tokens: int) -> str:
         """Rules for the rest of the whole."""
@@ -56,7 +51,7 @@ class Rest(Bounds):
         return ways
 
     def _fits(self, schema: Any, value: Any) -> bool:
-        return bool(self._valid(schema=schema).is_valid(value))
+        return self.forms.instance.part_holds(schema, value)
 
     def _one(self, ways: Iterable[str]) -> str:
         """A rule that is one of ``ways``. Raises NoRest where there is none."""

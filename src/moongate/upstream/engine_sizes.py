@@ -27,6 +27,7 @@ _CONTAINERS: Final = (
     Form("object", {"additionalProperties": SCALAR, "minProperties": 1}),
 )
 _CONTAINER_TOKENS: Final = 60
+_COUNTED: Final = ("Length", "Items", "Properties")
 _TEXT: Final = 6
 _DEPTH_MAX: Final = 64
 _LENGTHS: Final = (0, 1, 2, 4, 8, 12, 16, 20, 24, 32, 40, 64, 128, 256)
@@ -56,6 +57,9 @@ class Sizes:
 
     def form(self, form: Form, depth: int = 0) -> int:
         """What a form takes at least."""
+        words = form.words
+        if any(words.get(f"min{of}", 0) > words.get(f"max{of}", ENDLESS) for of in _COUNTED):
+            return ENDLESS
         match form.kind:
             case "values":
                 return min(lark.cost(lark.write(value)) for value in form.values)
@@ -215,6 +219,8 @@ class Sizes:
             value = self.least(words.get("additionalProperties", True), depth + 1)
             return min(ENDLESS, 2 + least * (6 + lark.KEY_TOKENS + value))
         musts = [part for part in parts if part.must]
+        if len(musts) > words.get("maxProperties", ENDLESS):
+            return ENDLESS
         total = sum(lark.cost(p.head) + 2 + self.least(p.schema, depth + 1) for p in musts)
         return min(ENDLESS, 2 + total)
 

@@ -44,6 +44,16 @@ class Instance:
         except (RecursionError, TooLong):
             return False
 
+    def part_holds(self, part: Any, value: Any, steps: int = STEPS_MAX) -> bool:
+        """Whether ``value`` is an instance of a part of the schema, or of what refers to parts.
+
+        The caller keeps ``part`` alive. Raises Unsupported.
+        """
+        try:
+            return self._compile(part, self._schema, None)(value, Run(steps))
+        except (RecursionError, TooLong):
+            return False
+
     def pattern(self, text: str) -> Pattern:
         """``text`` as a pattern, compiled once. Raises ValueError when it is not safe to run."""
         if text not in self._patterns:
