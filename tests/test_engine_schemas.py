@@ -62,3 +62,45 @@ def test_what_cannot_be_held_is_a_400_that_names_the_keyword(live_server, name, 
     assert (status, error["code"]) == (400, "unsupported_schema")
     named = error["message"].removeprefix("Schema feature not supported: ").removesuffix(".")
     assert named in keyword.split(" or ")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("begin", ['{"city": "', '{"city": "Oslo",', "{"])
+@pytest.mark.parametrize("form", ["json_object", "json_schema"])
+def test_a_begun_answer_keeps_its_format_streamed_and_not(live_server, form, begin):
+    schema = engine_schemas.obj(city={"type": "string"}, size={"type": "integer"})
+    formats = {
+        "json_object": {"type": "json_object"},
+        "json_schema": {"type": form, "json_schema": {"name": "c", "schema": schema}},
+    }
+    asked = {
+        "model": "kimi-k2.5",
+        "messages": [
+            {"role": "user", "content": "A city and its size as JSON."},
+            {"role": "assistant", "content": begin, "partial": True},
+        ],
+        "response_format": formats[form],
+        "max_completion_tokens": 60,
+        "seed": 3,
+    }
+    for streamed in (False, True):
+        status, data = engine_battery.post(
+            live_server.url, live_server.key, asked | {"stream": streamed}
+        )
+        assert status == 200, data
+        rest = engine_battery.choice(data, streamed=streamed)["message"]["content"]
+        value = json.loads(begin + rest)
+        assert isinstance(value, dict)
+        assert form == "json_object" or Draft202012Validator(schema).is_valid(value)
+
+
+@pytest.mark.engine
+def test_a_begin_of_no_such_answer_is_a_400(live_server):
+    last = {"role": "assistant", "content": "Here you go:", "partial": True}
+    asked = {
+        "model": "kimi-k2.5",
+        "messages": [{"role": "user", "content": "JSON, please."}, last],
+        "response_format": {"type": "json_object"},
+    }
+    status, data = engine_battery.post(live_server.url, live_server.key, asked)
+    assert (status, json.loads(data)["error"]["code"]) == (400, "unsuitable_prefix")
