@@ -163,6 +163,28 @@ def test_the_streaming_helper_of_node(kimi: Stage) -> None:
     assert got["usage"]["total_tokens"] == 29
 
 
+@pytest.mark.node
+def test_the_tool_runner_of_node(kimi: Stage) -> None:
+    kimi.says(LOOK)
+    told = run_node(
+        """
+        const looked = [];
+        const runner = client.chat.completions.runTools({
+          model: "kimi-k2.5", stream: true,
+          messages: [{ role: "user", content: "Which moon is icy?" }],
+          tools: [{ type: "function", function: {
+            name: "Look", description: "Looks at a moon.", parse: JSON.parse,
+            parameters: { type: "object", properties: { moon: { type: "string" } } },
+            function: ({ moon }) => { looked.push(moon); return "ice"; } } }],
+        });
+        console.log(JSON.stringify({ content: await runner.finalContent(), looked }));
+        """,
+        kimi.url,
+        kimi.key,
+    )
+    assert json.loads(told) == {"content": "Europa is icy.", "looked": ["Europa", "Io"]}
+
+
 @pytest.mark.engine
 def test_the_helpers_on_the_embedded_engine(live_server: Live) -> None:
     api = client(live_server)
