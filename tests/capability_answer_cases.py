@@ -129,6 +129,23 @@ async def usage_is_the_bill(place: Place) -> None:
         )
 
 
+@feature(
+    USAGE_AREA,
+    "`estimate-token-count` says before what a prompt will cost",
+    also=(
+        "test_gateway_counting.py::test_the_estimate_is_what_is_billed",
+        "test_meter_images.py::test_the_formula_gives_the_table",
+    ),
+)
+async def estimate(place: Place) -> None:
+    short, long = user("Hi."), user("Name three moons of Jupiter, and say which is icy. " * 9)
+    counts = [await place.estimate(messages=messages) for messages in (short, long)]
+    assert 0 < counts[0] < counts[1]
+    for messages, count in zip((short, long), counts, strict=True):
+        got = await place.whole("text Io\nusage none\nfinish stop", messages=messages)
+        assert got.usage["prompt_tokens"] == count
+
+
 @feature(USAGE_AREA, "A repeated prefix is cached, reported and cheaper")
 async def cached_prefix(place: Place) -> None:
     rules = " ".join(f"Rule {at}: answer question {at} with care." for at in range(60))

@@ -31,11 +31,13 @@ REASONS: Final = {
     "prefix": "OpenAI's API has no way to continue an assistant's message.",
     "blind": "The stand-in reads no pictures and no videos; `GET /v1/models` says so.",
     "search": "Searching the web is a service of the platform's own, which does not exist yet.",
+    "fetch": "An address that a client names would be fetched from inside the operator's network: "
+    "send the bytes.",
     "uploads": "Uploaded files of all customers would lie in one account of the operator, where "
     "each could read the others'.",
 }
 """Why a cell may be ``refused``; nothing else is an excuse."""
-CODES: Final = {"uploads": "image_url_not_allowed"}
+CODES: Final = dict.fromkeys(("fetch", "uploads"), "image_url_not_allowed")
 """What a refused request is told, where it is not ``unsupported_ability``."""
 
 EMBEDDED: Final = """
@@ -160,6 +162,14 @@ class Place:
         charged = sum(row.charge_nanos for row in (await self.served.usage())[len(before) :])
         assert charged == 0
         return got
+
+    async def estimate(self, **fields: Any) -> int:
+        """Prompt tokens, as the server says before it is asked."""
+        url = f"{self.served.url}/tokenizers/estimate-token-count"
+        head = {"authorization": f"Bearer {self.keys['standard']}"}
+        reply = await self.served.http.post(url, json=asked(**fields), headers=head)
+        assert reply.status == 200, await reply.text()
+        return (await reply.json())["data"]["total_tokens"]
 
     async def _post(self, script: str, key: str, body: dict[str, Any]) -> tuple[Got, bytes]:
         self.turns = [script]

@@ -80,6 +80,19 @@ async def pictures_as_bytes(place: Place) -> None:
     assert "images" in got.error["message"]
 
 
+LINK = user([{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}])
+
+
+@feature(
+    AREA,
+    "Pictures by address (`https:`)",
+    refused={**dict.fromkeys(KINDS, "fetch"), "embedded": "blind"},
+    body={"messages": LINK},
+)
+async def pictures_by_address(place: Place) -> None:
+    raise AssertionError("refused everywhere")
+
+
 CLIP = "data:video/mp4;base64,AAAAIGZ0eXBpc29t"
 FILM = user([{"type": "video_url", "video_url": {"url": CLIP}}])
 

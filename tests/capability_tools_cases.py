@@ -202,6 +202,81 @@ async def calls_and_their_results(place: Place) -> None:
         assert got.status == 200, got.body
 
 
+@feature(
+    TOOLS_AREA,
+    "A Kimi reads and writes `functions.NAME:IDX`, whatever ids the client has",
+    also=("test_wire_ids.py::test_a_kimi_reads_its_own_ids",),
+)
+async def ids_of_calls(place: Place) -> None:
+    calls = [a_call("call_abc", "get_weather", '{"city":"Oslo"}'), a_call("x:7", "get_time")]
+    messages = [*QUESTION, *answered(calls, "4 degrees", "noon", reasoning_content="Both.")]
+    messages += user("Tell me the weather of the city of Rome.")
+    fields = {"messages": messages, "tools": [WEATHER, TIME], "thinking": OFF}
+    got = await place.both(ONE_CALL, tool_choice=NAMED, **fields, **ROOM)
+    ids = [call["id"] for call in got.sent["messages"][1]["tool_calls"]] if place.http else []
+    if place.kind == "openai":  # it may serve any model, and none but Kimi reads its ids
+        assert ids == ["call_abc", "x:7"]
+        assert got.calls[0]["id"]
+        return
+    assert got.calls[0]["id"] == "functions.get_weather:2"
+    if place.http:
+        assert ids == ["functions.get_weather:0", "functions.get_time:1"]
+        results = [one["tool_call_id"] for one in got.sent["messages"][2:4]]
+        assert results == ids[::-1]
+
+
+@feature(
+    TOOLS_AREA,
+    "Reasoning that a client dropped in a tool loop is put back for a Kimi",
+    also=("test_upstream_replay.py::test_dropped_reasoning_is_restored_and_named",),
+)
+async def repaired_reasoning(place: Place) -> None:
+    first = await place.whole(ONE_CALL, messages=QUESTION, tools=[WEATHER], **ROOM)
+    known = answered(first.calls, "4 degrees") if place.http else []
+    foreign = answered([a_call("z", "get_weather", '{"city":"Rome"}')], "9 degrees")
+    for turn, thought in ((known, "I should look."), (foreign, "")):
+        got = await place.both(
+            "text Cold.\nfinish stop", messages=[*QUESTION, *turn], tools=[WEATHER]
+        )
+        if turn and place.kind in ("moonshot", "vllm", "sglang"):
+            assert got.sent["messages"][1]["reasoning_content"] == thought
+            assert got.headers["x-moongate-repaired"] == "messages[1].reasoning_content"
+        else:  # others ask for none
+            assert "x-moongate-repaired" not in got.headers
+
+
+LEAKED = (
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+    '<|tool_call_argument_begin|>{"city":"Oslo"}<|tool_call_end|><|tool_calls_section_end|>'
+)
+PROSE = "Kimi writes <|tool_calls_section_begin|> and then its calls."
+
+
+@feature(
+    TOOLS_AREA,
+    "Kimi's own markers, where an upstream leaks them, become calls; prose about them passes",
+    also=(
+        "test_upstream_markers.py::test_a_leaked_section_becomes_calls_wherever_it_is_cut",
+        "test_upstream_markers.py::test_prose_about_markers_passes_as_it_is",
+    ),
+)
+async def leaked_markers(place: Place) -> None:
+    pieces = [LEAKED[at : at + 7] for at in range(0, len(LEAKED), 7)]
+    script = "\n".join(f"text {json.dumps(piece)}" for piece in ["Look. ", *pieces])
+    got = await place.both(f"{script}\nfinish stop", messages=QUESTION, tools=[WEATHER], **ROOM)
+    if place.kind == "openai":  # of a model that is no Kimi this is text
+        assert got.text == f"Look. {LEAKED}"
+    else:
+        assert got.finish == "tool_calls"
+        checked(got.calls[0])
+        assert "<|" not in json.dumps(got.body["choices"])
+    said = await place.both(
+        f"text {json.dumps(PROSE)}\nfinish stop", messages=QUESTION, tools=[WEATHER], **ROOM
+    )
+    if place.http:
+        assert (said.text, said.finish) == (PROSE, "stop")
+
+
 SEARCH = {"type": "builtin_function", "function": {"name": "$web_search"}}
 
 

@@ -75,6 +75,71 @@ ROWS: list[tuple[tuple[int, bytes], type[UpstreamError], str]] = [
 ]  # fmt: skip
 
 
+REJECTED = [
+    # What Moonshot says of a request, in its own words; the client is told ours.
+    "Invalid request: {details}",
+    "invalid temperature: only 0.6 is allowed for this model",
+    "invalid n: only 1 is allowed for this model",
+    "thinking is enabled but reasoning_content is missing … at index 3",
+    "tool_choice 'required' is incompatible with thinking enabled",
+    "tool_choice 'specified' is incompatible with thinking enabled",
+    "function name look is duplicated",
+    "unsupported image url",
+    "text content is empty",
+    "tool_call_id call_1 not found",
+    "tokenization failed",
+    "Invalid purpose: only 'file-extract' accepted",
+    "File size is zero, please confirm and re-upload the file",
+]
+ACCOUNT = [
+    (401, "invalid_authentication_error", "Invalid Authentication"),
+    (401, "incorrect_api_key_error", "Incorrect API key provided"),
+    (403, "permission_denied_error", "The API you are accessing is not open"),
+    (403, "permission_denied_error", "You are not allowed to get other user info"),
+    (403, "permission_denied_error", "Your IP is not allowed to access"),
+    (429, "exceeded_current_quota_error", "Your account org-1 is suspended, check your plan"),
+    (429, "exceeded_current_quota_error", "You exceeded your current token quota: 9"),
+    (403, "exceeded_current_quota_error", "please check your account balance"),
+]
+LIMITED = [
+    (
+        "Your account org-1<ak-1> request reached organization max concurrency: 3, please try again "
+        "after 1 seconds"
+    ),
+    (
+        "Your account org-1<ak-1> request reached organization max RPM: 9, please try again after 1 "
+        "seconds"
+    ),
+    "Your account org-1<ak-1> request reached organization TPM rate limit, current:9, limit:8",
+    "Your account org-1<ak-1> request reached organization TPD rate limit, current:9, limit:8",
+]
+
+
+@pytest.mark.parametrize("message", REJECTED)
+def test_moonshots_complaints_are_the_clients_to_mend(message: str) -> None:
+    error = refusal(400, {}, moonshot(400, "invalid_request_error", message)[1])
+    assert (type(error), error.kind) == (UpstreamRefused, "rejected_by_model")
+    told = Refused("rejected_by_model").message
+    assert message not in told
+
+
+@pytest.mark.parametrize(("status", "kind", "message"), ACCOUNT)
+def test_trouble_with_our_own_account_there_is_never_the_customers(
+    status: int, kind: str, message: str
+) -> None:
+    error = refusal(status, {"retry-after": "1"}, moonshot(status, kind, message)[1])
+    assert (type(error), error.kind) == (UpstreamDown, "account")
+
+
+@pytest.mark.parametrize("message", LIMITED)
+def test_a_limit_there_says_how_long_to_wait_if_only_in_words(message: str) -> None:
+    error = refusal(429, {}, moonshot(429, "rate_limit_reached_error", message)[1])
+    assert (type(error), error.kind) == (UpstreamOverloaded, "rate_limited")
+    assert error.retry_after_s == (1.0 if "seconds" in message else None)
+    error = refusal(429, {"retry-after": "7"}, moonshot(429, "x", message)[1])
+    assert error.retry_after_s == 7.0
+
+
 @pytest.mark.parametrize(("reply", "kind", "word"), ROWS)
 def test_each_refusal_is_one_error_of_ours(
     reply: tuple[int, bytes], kind: type[UpstreamError], word: str

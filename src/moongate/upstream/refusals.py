@@ -126,6 +126,9 @@ _NEEDS: Final = (
     ),
 )
 
+# Moonshot says it in words; it needs no header then.
+_AFTER: Final = re.compile(r"try again after (\d{1,6}) seconds?", re.IGNORECASE)
+
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
     """The error that a reply with a status outside 200-299 stands for; ``body`` may be cut."""
@@ -138,6 +141,8 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamErr
     ):
         return _too_long(error, message)
     wait = retry_after_s(headers)
+    if wait is None and status == 429 and (told := _AFTER.search(message)):
+        wait = min(float(told[1]), _RETRY_AFTER_S_MAX)
     for word in words:
         if word in TYPES:
             return TYPES[word](wait)
