@@ -103,13 +103,10 @@ ACCOUNT = [
 ]
 LIMITED = [
     (
-        "Your account org-1<ak-1> request reached organization max concurrency: 3, please try again "
+        "Your account org-1<ak-1> request reached max concurrency: 3, please try again "
         "after 1 seconds"
     ),
-    (
-        "Your account org-1<ak-1> request reached organization max RPM: 9, please try again after 1 "
-        "seconds"
-    ),
+    ("Your account org-1<ak-1> request reached max RPM: 9, please try again after 1 seconds"),
     "Your account org-1<ak-1> request reached organization TPM rate limit, current:9, limit:8",
     "Your account org-1<ak-1> request reached organization TPD rate limit, current:9, limit:8",
 ]
