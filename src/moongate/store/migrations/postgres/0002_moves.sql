@@ -263,8 +263,9 @@ BEGIN
     INSERT INTO hold_leg (hold, account)
     SELECT want.id, leg FROM unnest(wanted) AS want, unnest(want.legs) AS leg;
     INSERT INTO idem (account, key_mac, body_mac, hold, expires_ms)
-    SELECT account, key_macs[1], body_macs[1], id, expires_ms
-    FROM unnest(wanted) WHERE key_macs[1] IS NOT NULL;
+    SELECT want.account, mark.key_mac, mark.body_mac, want.id, want.expires_ms
+    FROM unnest(wanted) AS want,
+        unnest(want.key_macs, want.body_macs) AS mark (key_mac, body_mac);
     RETURN ARRAY(
         SELECT jsonb_build_object('made', jsonb_build_array(amount_nanos, at_ms, to_jsonb(want.legs)))
         FROM unnest(wanted) WITH ORDINALITY AS want ORDER BY want.ordinality
