@@ -254,7 +254,8 @@ async def test_a_replica_that_missed_the_new_secret_finds_the_key(store: Store) 
     clock.advance(40)
     await the_time_is(store, clock.now_ms())
     knows, knows_not = [await one.mark("acme", "order", b"body") for one in (first, second)]
-    assert knows and knows_not
+    assert knows is not None
+    assert knows_not is not None
     assert (len(knows.marks), len(knows_not.marks)) == (2, 1)
     assert await took(store, a_hold("h1", 10, created_ms=clock.now_ms()), idem=knows)
     again = a_hold("h2", 10, created_ms=clock.now_ms())
