@@ -202,6 +202,7 @@ class Pool:
             db = await asyncpg.connect(self._url, timeout=CONNECT_S, server_settings=SETTINGS)
         except TROUBLE:
             raise self._noted(LedgerUnavailable("unreachable")) from None
+        self._heard()
         self._taken.add(db)
         return db
 
