@@ -333,7 +333,8 @@ BEGIN
         slice_no = ask.slice_no,
         renewed_ms = greatest(renewed_ms, at_ms)
     FROM unnest(more) AS ask
-    WHERE hold.id = ask.hold AND hold.state = 0 AND hold.slice_no = ask.slice_no - 1;
+    WHERE hold.id = ask.hold AND hold.state = 0 AND hold.slice_no = ask.slice_no - 1
+      AND ask.wanted_nanos > 0;
     GET DIAGNOSTICS grown = ROW_COUNT;
     IF grown < cardinality(more) THEN
         RAISE EXCEPTION SQLSTATE 'MG001';
@@ -424,7 +425,8 @@ BEGIN
         FROM unnest(full_legs) AS want, unnest(want.legs) AS leg (id)
         JOIN budget ON budget.id = regexp_replace(leg.id, '/[^/]*$', '')
             AND leg.id = budget.id || '/' || moongate_window(budget.per, at_ms)
-        WHERE NOT EXISTS (SELECT 1 FROM account WHERE account.id = leg.id);
+        WHERE NOT EXISTS (SELECT 1 FROM account WHERE account.id = leg.id)
+          AND NOT EXISTS (SELECT 1 FROM hold WHERE hold.id = want.id);
         IF unopened IS NULL THEN
             RETURN full_legs;
         END IF;
