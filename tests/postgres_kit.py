@@ -25,7 +25,7 @@ import asyncpg
 from moongate.store.postgres import PostgresStore
 from moongate.store.statements import read_migrations
 
-NUMBERS = count(1)
+NUMBERS, EMPTIES = count(1), count(1)
 RING = 8
 # What the functions of the database take for the time, where a test sets it; and how all tables
 # began. Databases are used again and again, because each new one is hundreds of files to sync.
@@ -47,14 +47,14 @@ BEGIN
 END $$;
 """
 AGAIN = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid();
 SET session_replication_role = replica;
 DO $$
 DECLARE
     name TEXT;
 BEGIN
-    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid();
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'seed' LOOP
         EXECUTE format('DELETE FROM public.%I', name);
         EXECUTE format(
             'INSERT INTO public.%1$I OVERRIDING SYSTEM VALUE SELECT * FROM seed.%1$I', name
@@ -230,16 +230,16 @@ def database(*, empty: bool = False) -> str:
 
     The last few that were given out stay as they are, older ones are emptied and used again.
     """
-    number, it = next(NUMBERS), cluster()
+    it = cluster()
     if empty:
-        it.psql("postgres", f"CREATE DATABASE empty{number} TEMPLATE template1;")
-        return it.url(f"empty{number}")
-    name = f"t{number % RING}"
-    known = it.psql("postgres", f"SELECT 1 FROM pg_database WHERE datname = '{name}'")
-    if known and it.psql(name, SHAPE) == shape():
-        it.psql(name, AGAIN)
+        name = f"empty{next(EMPTIES)}"
+        it.psql("postgres", f"CREATE DATABASE {name} TEMPLATE template1;")
         return it.url(name)
-    if known:
+    number = next(NUMBERS)
+    name = f"t{number % RING}"
+    if number > RING:
+        if it.psql(name, SHAPE + AGAIN) == shape():
+            return it.url(name)
         it.psql("postgres", f"DROP DATABASE {name} WITH (FORCE);")
     it.psql("postgres", f"CREATE DATABASE {name} TEMPLATE template_moongate;")
     return it.url(name)
