@@ -2,7 +2,7 @@
 
 The cluster lies in a temporary folder, listens on a free loopback port, belongs to a user that is
 not root, keeps fsync on, and is gone at the end, however the run ends. Databases are copies of one
-that was migrated once; in it the clock of the database can be set.
+that was migrated once, used again and again; in it the clock of the database can be set.
 """
 
 import atexit
@@ -25,16 +25,52 @@ import asyncpg
 from moongate.store.postgres import PostgresStore
 from moongate.store.statements import read_migrations
 
-NUMBERS = count(1)
-KEPT, BUNCH = 8, 32
-# What the functions of the database take for the time, where a test sets it.
-CLOCK = """
+NUMBERS, EMPTIES = count(1), count(1)
+RING = 8
+# What the functions of the database take for the time, where a test sets it; and how all tables
+# began. Databases are used again and again, because each new one is hundreds of files to sync.
+TEMPLATE = """
 CREATE TABLE manual_clock (at_ms BIGINT);
 CREATE OR REPLACE FUNCTION moongate_now() RETURNS BIGINT LANGUAGE sql VOLATILE AS
 $$ SELECT coalesce(
     (SELECT at_ms FROM manual_clock),
     floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
 ) $$;
+CREATE SCHEMA seed;
+DO $$
+DECLARE
+    name TEXT;
+BEGIN
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+        EXECUTE format('CREATE TABLE seed.%1$I AS TABLE public.%1$I', name);
+    END LOOP;
+END $$;
+"""
+AGAIN = """
+SET session_replication_role = replica;
+DO $$
+DECLARE
+    name TEXT;
+BEGIN
+    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid();
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'seed' LOOP
+        EXECUTE format('DELETE FROM public.%I', name);
+        EXECUTE format(
+            'INSERT INTO public.%1$I OVERRIDING SYSTEM VALUE SELECT * FROM seed.%1$I', name
+        );
+    END LOOP;
+    FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public' LOOP
+        PERFORM setval(format('public.%I', name), 1, false);
+    END LOOP;
+END $$;
+"""
+# What a test may have changed beside rows.
+SHAPE = """
+SELECT (SELECT count(*) FROM pg_constraint), (SELECT count(*) FROM pg_trigger),
+    (SELECT count(*) FROM pg_proc), (SELECT count(*) FROM pg_class WHERE relkind = 'r'),
+    (SELECT count(*) FROM pg_db_role_setting
+     WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()));
 """
 
 
@@ -179,21 +215,34 @@ def cluster() -> Cluster:
     it.psql("postgres", "CREATE DATABASE template_moongate;")
     scripts = read_migrations("postgres")
     note = f"INSERT INTO note VALUES ('schema', '{max(scripts)}');"
-    it.psql("template_moongate", "\n".join([*scripts.values(), note, CLOCK]))
+    it.psql("template_moongate", "\n".join([*scripts.values(), note, TEMPLATE]))
     return it
 
 
+@cache
+def shape() -> str:
+    """How a database looks that no test has changed."""
+    return cluster().psql("template_moongate", SHAPE)
+
+
 def database(*, empty: bool = False) -> str:
-    """The address of a fresh database; old ones are removed in bunches, the last few stay."""
+    """The address of a database as it was migrated; with ``empty``, of one without tables.
+
+    The last few that were given out stay as they are, older ones are emptied and used again.
+    """
+    it = cluster()
+    if empty:
+        name = f"empty{next(EMPTIES)}"
+        it.psql("postgres", f"CREATE DATABASE {name} TEMPLATE template1;")
+        return it.url(name)
     number = next(NUMBERS)
-    if number % BUNCH == 0:
-        # Each first removal waits for the disk, those that follow at once do not.
-        olds = range(max(1, number - BUNCH - KEPT), number - KEPT)
-        cluster().psql("postgres", "".join(f"DROP DATABASE t{n} WITH (FORCE);\n" for n in olds))
-    name = f"t{number}"
-    template = "template1" if empty else "template_moongate"
-    cluster().psql("postgres", f"CREATE DATABASE {name} TEMPLATE {template};")
-    return cluster().url(name)
+    name = f"t{number % RING}"
+    if number > RING:
+        if it.psql(name, SHAPE + AGAIN) == shape():
+            return it.url(name)
+        it.psql("postgres", f"DROP DATABASE {name} WITH (FORCE);")
+    it.psql("postgres", f"CREATE DATABASE {name} TEMPLATE template_moongate;")
+    return it.url(name)
 
 
 class ClockedStore(PostgresStore):

@@ -6,7 +6,8 @@ a random moment, opens the store and checks the invariants, every acknowledgemen
 was open can be given back. Only kills that met an open hold are counted.
 ``store_crash_kit.py steps PLACE COUNT`` ends the child at each statement and each write of every
 move, of COUNT at a time. Both print one JSON object. A program of its own, because a fork wants a
-process with one thread. PLACE is a folder.
+process with one thread. PLACE is a folder, or the address of a PostgreSQL where databases may be
+made.
 """
 
 import asyncio
@@ -19,20 +20,24 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count, repeat
 from pathlib import Path
 from typing import Final
 
 import apsw
+import asyncpg
 
 from moongate.core.errors import Refused
 from moongate.core.money import Usage
 from moongate.core.ports import SystemClock
 from moongate.core.rows import BudgetRow, UsageRow
 from moongate.core.store import Idem, Store
+from moongate.ledger import book
 from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.ledger.slices import Slices, Terms
 from moongate.ledger.sweep import Sweep
+from moongate.store.postgres import PostgresStore
 from moongate.store.sqlite import SqliteStore
 from store_kit import Disk, furnish, opened
 
@@ -50,9 +55,13 @@ FOREVER_MS: Final = 4 * 10**12
 Work = Callable[[int], Awaitable[None]]
 
 
+def on_postgres(place: str) -> bool:
+    return place.startswith("postgresql:")
+
+
 def store_at(place: str) -> Store:
-    """The store at a place: a SQLite file."""
-    return SqliteStore(place)
+    """The store at a place: a SQLite file, or the address of a database."""
+    return PostgresStore(place, patience_s=20) if on_postgres(place) else SqliteStore(place)
 
 
 def quiet(_name: str, /, **_fields: object) -> None:
@@ -169,10 +178,10 @@ def fork(work: Callable[[int], Awaitable[None]]) -> tuple[int, int]:
     return pid, ours
 
 
-def ended(pid: int, ours: int) -> tuple[list[str], int]:
+def ended(pid: int, ours: int, said: bytes = b"") -> tuple[list[str], int]:
     """What the child said in whole lines, and how it ended."""
     with os.fdopen(ours, "rb") as pipe:
-        said = pipe.read()
+        said += pipe.read()
     return said.decode().split("\n")[:-1], os.waitpid(pid, 0)[1]
 
 
@@ -188,19 +197,25 @@ def kill_one(place: str, name: str, rng: random.Random) -> list[str]:
 
     seed = rng.random()
     pid, ours = fork(work)
+    said = b""
     if rng.random() < 0.95:
-        select.select([ours], [], [], 10)  # the first acknowledgement
-        time.sleep(rng.random() * 0.02)
+        # Some acknowledgements, and a moment.
+        wanted = rng.randrange(1, 60)
+        while said.count(b"\n") < wanted and select.select([ours], [], [], 20)[0]:
+            said += os.read(ours, 65_536)
+        time.sleep(rng.random() * 0.01)
     else:
         time.sleep(rng.random() * 0.06)  # perhaps while it opens the store
     os.kill(pid, signal.SIGKILL)
-    said, status = ended(pid, ours)
+    lines, status = ended(pid, ours, said)
     assert os.WIFSIGNALED(status), "the child ended by itself"
-    return said
+    return lines
 
 
 async def look(place: str, name: str, said: list[str], total: Counter[str]) -> bool:
     """Check what the dead left; whether a hold was open."""
+    if on_postgres(place):
+        await parted(place)
     async with opened(store_at(place)) as store:
         total["findings"] += len(await store.audit())
         still_open = {row.id: row for row in await store.open_holds()}
@@ -222,12 +237,32 @@ async def look(place: str, name: str, said: list[str], total: Counter[str]) -> b
         total["charged_twice"] += twice(rows)
         total["over_budget"] += await over_budget(store, rows)
         total["holds_recovered"] += len(still_open)
-        clock = SystemClock()
-        sweep = Sweep(store, Book(store, clock, f"after-{name}"), clock, quiet)
-        total["recovery_wrong"] += await sweep.recover() != len(still_open)
+        total["recovery_wrong"] += await recovered(place, store, name) != len(still_open)
         total["held_after"] += sum(row.held_nanos != 0 for row in await store.accounts())
         total["findings"] += len(await store.audit())
     return bool(still_open)
+
+
+async def recovered(place: str, store: Store, name: str) -> int:
+    """Give back what the dead held: at the next start, or when the leases have run out."""
+    if on_postgres(place):
+        return len(await store.expire(0, 0))
+    clock = SystemClock()
+    return await Sweep(store, Book(store, clock, f"after-{name}"), clock, quiet).recover()
+
+
+async def parted(place: str) -> None:
+    """Wait until the database has noticed the death: what it was told before, it may still do."""
+    db = await asyncpg.connect(place)
+    try:
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' "
+            "AND datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        while await db.fetchval(others):
+            await asyncio.sleep(0.002)
+    finally:
+        await db.close()
 
 
 def twice(rows: list[UsageRow]) -> int:
@@ -247,18 +282,43 @@ async def over_budget(store: Store, rows: list[UsageRow]) -> int:
     return wrong
 
 
-def kills(folder: Path, count: int, seed: int) -> Counter[str]:
-    """Kill children until ``count`` of them had a hold open; returns what was counted."""
+async def fresh_database(server: str, number: int) -> str:
+    """A new database with our tables, in place of the one before it."""
+    db = await asyncpg.connect(server)
+    try:
+        name = f"crash_{os.getpid()}_{number}"
+        await db.execute(f"CREATE DATABASE {name} TEMPLATE template_moongate")
+        if number:
+            await db.execute(f"DROP DATABASE crash_{os.getpid()}_{number - 1} WITH (FORCE)")
+        return f"{server.rpartition('/')[0]}/{name}"
+    finally:
+        await db.close()
+
+
+def places(where: str) -> Iterator[str]:
+    """A prepared place for each kill; after so many a fresh one."""
+    for number in count():
+        if on_postgres(where):
+            place = asyncio.run(fresh_database(where, number))
+        else:
+            place = f"{where}/crash-{number}.db"
+        asyncio.run(prepare(place))
+        yield from repeat(place, ROUNDS_A_FILE)
+
+
+def kills(where: str, wanted: int, seed: int) -> Counter[str]:
+    """Kill children until ``wanted`` of them had a hold open; returns what was counted."""
     rng = random.Random(seed)
     total = Counter(dict.fromkeys(FAULTS, 0))
-    while total["met"] < count:
-        place = str(folder / f"crash-{total['kills'] // ROUNDS_A_FILE}.db")
-        if total["kills"] % ROUNDS_A_FILE == 0:
-            asyncio.run(prepare(place))
+    if on_postgres(where):
+        book.LEASE_S = 0  # so that what the dead held can be given back at once
+    for place in places(where):
         name = f"p{total['kills']}"
         said = kill_one(place, name, rng)
         total["met"] += asyncio.run(look(place, name, said, total))
         total["kills"] += 1
+        if total["met"] == wanted:
+            break
     return total
 
 
@@ -314,9 +374,10 @@ async def one_of_each(client: Client, n: int) -> None:
     await client.store.expire(FOREVER_MS, 0)
 
 
-def steps(folder: Path, together: int) -> Counter[str]:
+def steps(place: str, together: int) -> Counter[str]:
     """End a child at each step of every move, of so many at once; returns what was counted."""
     total = Counter(dict.fromkeys(FAULTS, 0))
+    folder = Path(place)
     fresh = folder / "fresh.db"
     asyncio.run(prepare(str(fresh)))
     while True:
@@ -343,4 +404,4 @@ def steps(folder: Path, together: int) -> Counter[str]:
 if __name__ == "__main__":
     what, place, *numbers = sys.argv[1:]
     work = kills if what == "kills" else steps
-    print(json.dumps(work(Path(place), *map(int, numbers))))
+    print(json.dumps(work(place, *map(int, numbers))))

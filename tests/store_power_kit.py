@@ -73,7 +73,7 @@ class Recording(NamedTuple):
     events: list[Event]
 
 
-def record(folder: Path, seed: int, synchronous: str = "FULL") -> Recording:
+def record(folder: Path, seed: int, synchronous: str | None = None) -> Recording:
     """Book under load on a recording disk, at another ``synchronous`` where it is to fail."""
     file = folder / "moongate.db"
     disk = PowerDisk(f"moongate-power-{seed}-{synchronous}")
@@ -81,7 +81,8 @@ def record(folder: Path, seed: int, synchronous: str = "FULL") -> Recording:
 
         def weaker(*args: Any, **options: Any) -> apsw.Connection:
             db = connect(*args, **options)
-            db.pragma("synchronous", synchronous)
+            if synchronous is not None:
+                db.pragma("synchronous", synchronous)
             return db
 
         patch.setattr(desk, "connect", weaker)

@@ -184,6 +184,49 @@ async def test_a_store_put_back_to_before_the_journal_is_noticed(
     assert set(reopened(folder).pending) == {"h1"}  # nothing was thrown away
 
 
+async def test_a_charge_above_its_hold_stops_none_behind_it_and_is_noticed(
+    journal: Journal,
+) -> None:
+    store, book = await a_book(journal)
+    one, two = await held(book, store), await held(book, store, "h2")
+    await journal.write(an_end(a_hold("h1", one.row.amount_nanos * 2), Usage(output=9_000)))
+    await journal.write(an_end(two.row, Usage(output=3)))
+    assert await journal.replay(store) == 1
+    assert journal.unknown == {"h1"}
+    assert await balance(store) == (1_000_000 - 6_000, one.row.amount_nanos)
+
+
+async def test_what_an_outage_let_lapse_is_charged_before_anything_expires(
+    journal: Journal,
+) -> None:
+    store = MemoryStore()
+    await furnish(store, 1_000_000)
+    clock = ManualClock()
+    book = Book(store, clock, "us", journal=journal)
+    one = await held(book, store)
+    store.trouble = "full"
+    await book.settle(one, "done", Usage(output=3), TOLD)
+    clock.advance(600)
+    store.trouble = None
+    sweep = Sweep(store, book, clock, lambda *_, **__: None)
+    assert await sweep.expire() == 0
+    assert await balance(store) == (1_000_000 - 6_000, 0)
+
+
+async def test_a_file_whose_maker_died_at_once_gets_its_blocks(folder: Path) -> None:
+    folder.mkdir()
+    end = an_end(a_hold("h1", 9_000), Usage(output=3))
+    first = reopened(folder)
+    await first.write(end)
+    first.close()
+    (file,) = folder.iterdir()
+    os.truncate(file, len(file.read_bytes().rstrip(b"\0")))
+    again = reopened(folder)
+    assert file.stat().st_size == SIZE_BYTES
+    assert again.pending == {"h1": end}
+    again.close()
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text("a file")
     with pytest.raises(ConfigurationError, match="cannot be used"):

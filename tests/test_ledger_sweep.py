@@ -7,7 +7,7 @@ import pytest
 
 from moongate.core.money import Usage
 from moongate.core.ports import ManualClock
-from moongate.core.rows import Finding, PriceRow
+from moongate.core.rows import Finding, InviteRow, PriceRow
 from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.ledger.slices import Terms
 from moongate.ledger.sweep import Sweep, Turns
@@ -117,6 +117,17 @@ async def test_the_ledger_is_checked_in_its_turn_and_a_contradiction_is_told(sho
     with pytest.raises(asyncio.CancelledError):
         await task
     assert shop.found[:2] == [0, 1]
+
+
+async def test_all_that_has_served_its_time_goes_in_one_turn(shop: Shop) -> None:
+    over_ms = shop.clock.now_ms() + 1
+    for n in range(2_500):
+        await shop.store.invite_add(InviteRow(f"i{n}", "acme", "a", b"%d" % n, 0, over_ms))
+    await shop.sweep.check()
+    assert len(await shop.store.invites()) == 2_500
+    shop.clock.advance(8 * 86_400)
+    await shop.sweep.check()
+    assert await shop.store.invites() == []
 
 
 async def test_a_clock_that_jumps_ahead_expires_nothing_of_ours(shop: Shop) -> None:

@@ -12,7 +12,8 @@ from moongate.core.cards import Target
 from moongate.core.money import Price
 from moongate.settings import Secret, Settings, load
 from moongate.settings.read import Reading, fields, unused
-from moongate.settings.secret import without_password
+from moongate.settings.secret import shown, without_password
+from moongate.settings.tables import Alerts
 from settings_kit import MODEL, UP, complaint, read
 
 
@@ -162,6 +163,13 @@ def test_a_secret_does_not_slip_out():
         pickle.dumps(secret)
     assert without_password("redis://u:p@h/0") == "redis://u:<secret>@h/0"
     assert without_password("redis://h:6379/0") == "redis://h:6379/0"
+    assert without_password("postgresql://u:p@q@h/d") == "postgresql://u:<secret>@h/d"
+    assert without_password("postgresql://u@h/d?sslmode=require&password=p&host=h") == (
+        "postgresql://u@h/d?sslmode=require&password=<secret>&host=h"
+    )
+    alerts = Alerts(webhook_url="https://hooks.example.org/services/T1/s3cret?thread=s3cret")
+    assert shown(alerts)["webhook_url"] == "https://hooks.example.org/<secret>"
+    assert shown(Alerts(webhook_url="http://127.0.0.1:9"))["webhook_url"] == "http://127.0.0.1:9"
 
 
 def test_a_known_model_lends_what_is_left_out_and_an_unknown_one_does_not(tmp_path):

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from moongate.access.idempotency import PERIOD_MS, Idempotency
 from moongate.core.chain import breaks, link
 from moongate.core.errors import Refused
 from moongate.core.money import Usage
-from moongate.core.ports import Store
+from moongate.core.ports import ManualClock, Store
 from moongate.core.rows import AccountRow, HoldRow, HoldState, TopupRow
 from moongate.core.store import Extension, Idem, NotHeld, Running
 from store_kit import (
@@ -232,11 +233,33 @@ async def test_a_key_is_found_under_the_secret_before(store: Store) -> None:
     assert await store.hold(a_hold("h2", 10), idem=turned) == NotHeld("running", "h1")
     other = Idem("acme", (fresh, (old[0], b"\x09" * 32)), NOW_MS + DAY_MS)
     assert await store.hold(a_hold("h2", 10), idem=other) == NotHeld("other", "h1")
-    # A row is written under the current secret, which stands first.
+    # A row is written under each: who knows the newest alone finds it, and who knows it not yet.
     current = Idem("acme", (fresh, (b"\x0a" * 32, b"\x0b" * 32)), NOW_MS + DAY_MS)
-    assert await took(store, a_hold("h3", 10), idem=current)
-    alone = Idem("acme", (fresh,), NOW_MS + DAY_MS)
-    assert await store.hold(a_hold("h4", 10), idem=alone) == NotHeld("running", "h3")
+    hold = await held(store, a_hold("h3", 10), idem=current)
+    for mark in current.marks:
+        alone = Idem("acme", (mark, (b"\x0c" * 32, b"\x0d" * 32)), NOW_MS + DAY_MS)
+        assert await store.hold(a_hold("h4", 10), idem=alone) == NotHeld("running", "h3")
+    assert await store.settle(an_end(hold, void=True))
+    assert await took(store, a_hold("h4", 10), idem=current)
+
+
+async def test_a_replica_that_missed_the_new_secret_finds_the_key(store: Store) -> None:
+    await furnish(store, 1_000)
+    clock = ManualClock(NOW_MS)
+    first, second = (Idempotency(store, b"p" * 32, clock) for _ in range(2))
+    assert await first.mark("acme", "order", b"body")
+    clock.advance(PERIOD_MS // 1000 - 30)
+    await the_time_is(store, clock.now_ms())
+    assert await second.mark("acme", "order", b"body")  # the secret that is about to be replaced
+    clock.advance(40)
+    await the_time_is(store, clock.now_ms())
+    knows, knows_not = [await one.mark("acme", "order", b"body") for one in (first, second)]
+    assert knows is not None
+    assert knows_not is not None
+    assert (len(knows.marks), len(knows_not.marks)) == (2, 1)
+    assert await took(store, a_hold("h1", 10, created_ms=clock.now_ms()), idem=knows)
+    again = a_hold("h2", 10, created_ms=clock.now_ms())
+    assert await store.hold(again, idem=knows_not) == NotHeld("running", "h1")
 
 
 async def test_one_key_many_times_at_once_is_one_hold(store: Store) -> None:

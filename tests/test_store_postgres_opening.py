@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -9,11 +11,14 @@ import asyncpg
 import pytest
 
 from docs_kit import ROOT
+from moongate.app.parts import make_store
 from moongate.core.errors import ConfigurationError
+from moongate.home import Home
 from moongate.store.opening import prepare as prepare_sqlite
 from moongate.store.postgres import PostgresStore
 from moongate.store.statements import read_migrations
 from postgres_kit import cluster, database
+from settings_kit import MODEL, UP, read
 from store_kit import a_hold, an_end, furnish, opened, took
 
 pytestmark = pytest.mark.postgres
@@ -134,6 +139,27 @@ async def test_a_read_only_database_and_an_odd_encoding() -> None:
         assert "has the encoding LATIN1" in await refused(cluster().url("latin"))
     finally:
         cluster().psql("postgres", "DROP DATABASE latin")
+
+
+def test_the_settings_name_it_and_the_extra_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = read(tmp_path, '[store]\nurl = "postgresql://u:hush@127.0.0.1/x"\n' + UP + MODEL)
+
+    def make() -> object:
+        return make_store(settings, Home(tmp_path))
+
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    for module in [name for name in sys.modules if name.startswith("moongate.store.postgres")]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(ConfigurationError, match=r"pip install moongate\[scale\]"):
+        make()
+    monkeypatch.undo()
+    assert isinstance(asyncio.run(_made(make)), PostgresStore)
+
+
+async def _made(make: Callable[[], object]) -> object:
+    return make()
 
 
 def the_grants() -> str:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 
 from moongate.core.errors import LedgerUnavailable
@@ -135,7 +136,11 @@ async def test_every_order_of_locks_ends_and_the_books_hold() -> None:
                 await dice.choice(stores).low_wallets(10**8, NOW_MS)
                 await dice.choice(stores).expire(NOW_MS, 3_600)
 
-        await asyncio.gather(*(request(n) for n in range(600)), office(), office_again(stores))
+        async def requests() -> None:
+            for start in range(0, 600, 60):
+                await asyncio.gather(*(request(n) for n in range(start, start + 60)))
+
+        await asyncio.gather(requests(), office(), office_again(stores))
         assert len(done) > 300
         assert len(await stores[0].usage()) == len(done)
         assert await stores[0].audit() == []
@@ -150,6 +155,25 @@ async def office_again(stores: Sequence[PostgresStore]) -> None:
         await store.expire(NOW_MS, 3_600)
         await store.low_wallets(10**8, NOW_MS)
         await store.low_told(["w0", "w1"])
+
+
+@on_postgres
+async def test_a_window_that_is_opened_while_its_cap_is_lowered_has_the_new_one() -> None:
+    url = database()
+    async with replicas(1, url) as (store,):
+        await furnish(store, 10**6)
+        await store.budget_set(a_budget(1_000))
+        other = await asyncpg.connect(url)
+        async with other.transaction():
+            lowered = "SELECT moongate_budget_set('x', 'acme', 'key', 'key_1', 'day', 5, 1)"
+            await other.execute(lowered)
+            task = asyncio.create_task(store.hold(a_hold("h1", 10)))
+            await asyncio.sleep(0.1)
+            assert not task.done()
+        await other.close()
+        assert await task == NotHeld("short")
+        assert await took(store, a_hold("h2", 5))
+        assert [row.credit_limit_nanos for row in await store.accounts("budget")] == [5]
 
 
 @on_postgres
@@ -295,7 +319,7 @@ async def test_a_lost_batch_is_sent_again_as_it_was_and_bounded() -> None:
     sink = Sink()
     sink.go.set()
     line = Line(sink.send)
-    sink.troubles = [LedgerUnavailable("lost"), LedgerUnavailable("busy")]
+    sink.troubles = [LedgerUnavailable("lost"), LedgerUnavailable("silent")]
     assert await line.put(move("h1")) == "done h1"
     assert sink.batches == [["h1"]] * 3
     sink.troubles = [LedgerUnavailable("lost")] * 9

@@ -16,6 +16,7 @@ from moongate.core.money import Usage
 from moongate.core.rows import HoldRow
 from moongate.core.store import Extension, Idem, NotHeld, Running
 from moongate.store.postgres import PostgresStore
+from moongate.store.postgres_pool import PATIENCE_S
 from postgres_kit import Cluster, cluster, database
 from store_kit import KIMI, a_hold, an_end, balance, furnish, held, opened, took
 
@@ -26,11 +27,14 @@ LEEWAY_S = 0.1
 
 
 @asynccontextmanager
-async def behind_chaos(url: str) -> AsyncIterator[tuple[PostgresStore, Chaos]]:
+async def behind_chaos(
+    url: str, patience_s: float = PATIENCE_S
+) -> AsyncIterator[tuple[PostgresStore, Chaos]]:
     """A store on ``url`` whose connections go through a proxy."""
     async with chaos(cluster().port) as proxy:
         name = url.rpartition("/")[2]
-        async with opened(PostgresStore(cluster().url(name, proxy.port))) as store:
+        address = cluster().url(name, proxy.port)
+        async with opened(PostgresStore(address, patience_s=patience_s)) as store:
             yield store, proxy
             proxy.mend()
 
@@ -189,12 +193,31 @@ async def test_the_answer_to_a_commit_is_lost_and_it_is_booked_once() -> None:
 
 
 async def test_slow_and_narrow_lines_only_take_longer() -> None:
-    async with behind_chaos(database()) as (store, proxy):
+    async with behind_chaos(database(), patience_s=10.0) as (store, proxy):
         await furnish(store, 1_000_000)
         proxy.delay_s, proxy.rate = 0.02, 200_000
         rows = await asyncio.gather(*(held(store, a_hold(f"h{n}", 100)) for n in range(100)))
         assert all(await asyncio.gather(*(store.settle(an_end(row)) for row in rows)))
         assert await balance(store) == (1_000_000, 0)
+
+
+async def test_a_connection_that_takes_longer_than_anybody_waits_is_made_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with behind_chaos(database()) as (store, proxy):
+        await furnish(store, 1_000_000)
+        real = asyncpg.connect
+
+        async def slow(*words: Any, **names: Any) -> Any:
+            await asyncio.sleep(0.5)
+            return await real(*words, **names)
+
+        monkeypatch.setattr(asyncpg, "connect", slow)
+        proxy.reset()
+        await asyncio.sleep(0.01)
+        assert await within(GONE_S, store.account("acme")) == "silent"
+        await asyncio.sleep(0.7)
+        assert await store.account("acme") is not None
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ from moongate.core.sums import UsageSum
 class Idem(msgspec.Struct, frozen=True):
     """A client's Idempotency-Key, as MACs under keys that are destroyed after a day.
 
-    ``marks`` are (MAC of the key, MAC of the body) under each secret still alive, the current one
-    first; a row is written under that one.
+    ``marks`` are (MAC of the key, MAC of the body) under each secret still alive. A row is written
+    under each: whoever has not heard of the newest secret yet has an older one in common with us.
     """
 
     account: str

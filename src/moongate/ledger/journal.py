@@ -33,7 +33,7 @@ class Journal:
     """The journals of one folder: one file of ours, and those that nobody holds any more.
 
     ``pending`` are bookings that the store has not taken yet, by hold; ``unknown`` are charges for
-    holds that the store has never seen: it was put back to an older state.
+    holds that the store has never seen, or not as large: it was put back to an older state.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,7 +88,7 @@ class Journal:
             return
         self._files.append(file)
         self._paths.append(path)
-        if make:
+        if len(self._files) == 1:  # ours; whoever made it may have died before it had its blocks
             _allocate(file, self.folder)
         found, end = _records(_read_all(file))
         self.pending |= {one.row.hold: one for one in found}
@@ -117,8 +117,7 @@ class Journal:
         """
         taken = 0
         for hold, settlement in list(self.pending.items()):
-            late = msgspec.structs.replace(settlement, late=True)
-            if await store.settle(late) or not settlement.row.charge_nanos:
+            if await self._book(store, settlement):
                 taken += 1
             elif await store.usage_row(hold) is None:
                 self.unknown.add(hold)
@@ -126,6 +125,15 @@ class Journal:
         if not self.pending and not self.unknown:
             await self._empty()
         return taken
+
+    @staticmethod
+    async def _book(store: Store, settlement: Settlement) -> bool:
+        """Whether the store took it, or there was nothing to charge."""
+        try:
+            done = await store.settle(msgspec.structs.replace(settlement, late=True))
+        except ValueError:  # it does not fit its hold: those behind it must not wait for it
+            return False
+        return done or not settlement.row.charge_nanos
 
     async def _empty(self) -> None:
         """Begin again at the start of our file; files of dead processes are done with."""
@@ -149,8 +157,10 @@ class Journal:
 
 
 def _allocate(file: int, folder: Path) -> None:
-    """Give a new file its blocks now, and make its name durable."""
-    _append(file, bytes(SIZE_BYTES), 0)
+    """Give a file the blocks that it lacks now, and make its name durable."""
+    size = os.fstat(file).st_size
+    if size < SIZE_BYTES:
+        _append(file, bytes(SIZE_BYTES - size), size)
     parent = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(parent)

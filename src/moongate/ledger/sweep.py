@@ -124,8 +124,10 @@ class Sweep:
     async def expire(self) -> int:
         """Resolve holds that were not renewed for lease and grace; returns how many.
 
-        Our own are renewed first, at one reading of the clock. Raises LedgerUnavailable.
+        Our own are renewed first, at one reading of the clock; and what our journal holds is booked
+        first: after a long outage its holds have lapsed too. Raises LedgerUnavailable.
         """
+        await self.replay()
         at_ms = self._clock.now_ms()
         if running := self._book.running():
             await self._store.renew(running, at_ms)
@@ -142,5 +144,6 @@ class Sweep:
         self._checked(found)
         for one in found:
             self._report("ledger_drift", kind=one.invariant, account=one.where)
-        await self._store.forget(self._clock.now_ms())
+        while await self._store.forget(self._clock.now_ms()):
+            continue  # a page at a time, until nothing is left
         return found

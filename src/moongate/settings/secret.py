@@ -13,7 +13,13 @@ HIDDEN: Final = "<secret>"
 LATER: Final = {"later": True}
 """Marks a key that is read and checked, and that no part of this version acts on yet."""
 
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+_PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):[^/]*@")
+_IN_QUERY: Final = re.compile(
+    r"(?i)([?&][^=&#]*(?:pass|pw|token|secret|key|sig|auth|cred)[^=&#]*)=[^&#]*"
+)
+_CAPABILITY: Final = re.compile(r"(?<=://)([^/?#]+)[/?#].+")
+_CAPABILITIES: Final = frozenset({"webhook_url"})
+"""Addresses whose path is a secret at many receivers: only their host is shown."""
 
 
 class Secret:
@@ -36,8 +42,10 @@ class Secret:
 
 
 def without_password(url: str) -> str:
-    """``url`` with the password before its host replaced by ``<secret>``."""
-    return _PASSWORD.sub(rf"\1:{HIDDEN}@", url)
+    """``url`` with ``<secret>`` for the password before its host, and for those in its query."""
+    if "://" not in url:
+        return url
+    return _IN_QUERY.sub(rf"\1={HIDDEN}", _PASSWORD.sub(rf"\1:{HIDDEN}@", url))
 
 
 def shown(value: object) -> Any:
@@ -46,7 +54,7 @@ def shown(value: object) -> Any:
         case Secret():
             return HIDDEN
         case msgspec.Struct():
-            return {name: shown(getattr(value, name)) for name in value.__struct_fields__}
+            return {name: _field(name, getattr(value, name)) for name in value.__struct_fields__}
         case tuple() | list():
             return [shown(item) for item in value]
         case dict():
@@ -55,6 +63,12 @@ def shown(value: object) -> Any:
             return without_password(value)
         case _:
             return value
+
+
+def _field(name: str, value: object) -> Any:
+    if name in _CAPABILITIES and isinstance(value, str):
+        return _CAPABILITY.sub(rf"\1/{HIDDEN}", value)
+    return shown(value)
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):

@@ -171,15 +171,10 @@ def _make(db: apsw.Connection, asks: Sequence[_Ask[Want]]) -> list[HoldRow]:
     run(db, "hold_insert", rows=as_json([hold_values(row) for row in made]))
     run(db, "hold_legs", rows=as_json([(row.id, leg) for row in made for leg in row.legs]))
     marks = [
-        (
-            idem.account,
-            idem.marks[0][0].hex(),
-            idem.marks[0][1].hex(),
-            a.thing.row.id,
-            idem.expires_ms,
-        )
+        (idem.account, key.hex(), body.hex(), a.thing.row.id, idem.expires_ms)
         for a in asks
         if (idem := a.thing.idem) is not None
+        for key, body in idem.marks
     ]
     if marks:
         run(db, "idem_insert", rows=as_json(marks))

@@ -143,8 +143,8 @@ class MemoryMoney(MemoryPart):
         tables.holds[row.id] = row
         tables.renewed[row.id] = row.created_ms
         if idem is not None:
-            key, body = idem.marks[0]
-            tables.idem[idem.account, key] = IdemRow(body, row.id, idem.expires_ms)
+            for key, body in idem.marks:
+                tables.idem[idem.account, key] = IdemRow(body, row.id, idem.expires_ms)
         return row
 
     async def extend(self, extension: Extension) -> HoldRow | None:

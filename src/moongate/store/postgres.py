@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from moongate.core.chain import Walk
+from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.rows import EntryRow, Finding, HoldRow, UsageRow
 from moongate.core.sums import UsageSum
 from moongate.store import mapping
@@ -18,7 +19,7 @@ from moongate.store.postgres_line import Line
 from moongate.store.postgres_money import PostgresMoney
 from moongate.store.postgres_office import PostgresOffice
 from moongate.store.postgres_opening import prepare
-from moongate.store.postgres_pool import PATIENCE_S, Connection, Pool
+from moongate.store.postgres_pool import LIMIT_S, PATIENCE_S, Connection, Pool
 from moongate.store.statements import POSTGRES
 
 CONNECTIONS: Final = 8
@@ -41,7 +42,14 @@ class PostgresStore(PostgresMoney, PostgresOffice):
 
     async def open(self) -> None:
         await prepare(self._url)
-        await self.ping()
+        try:
+            # Without the patience of later: a first connection may take its time.
+            await self._pool.do(lambda db: db.execute(POSTGRES["ping"]), LIMIT_S)
+        except LedgerUnavailable as error:
+            await self.close()
+            raise ConfigurationError(
+                f"The database of store.url cannot be written ({error.kind}). Look into its log."
+            ) from None
 
     async def close(self) -> None:
         await self._line.close()

@@ -20,8 +20,6 @@ PAUSE_S: Final = 0.05
 LOST: Final = frozenset({"lost", "silent", "slow"})
 """Nobody knows whether it was done: it is sent again at once."""
 TRIES: Final = 3
-BUSY_S: Final = 1.5
-"""How long a move is tried again while somebody else has what it needs."""
 
 
 class Move:
@@ -44,10 +42,8 @@ class Move:
 
     def endures(self, kind: str, tries: int, now_s: float) -> bool:
         """Whether trouble of that ``kind`` after so many tries is no reason to give up yet."""
-        if kind in LOST and tries < TRIES:
-            return True
-        patient_s = max(self.patient_s, BUSY_S) if kind == "busy" else self.patient_s
-        return now_s + PAUSE_S < self.since_s + patient_s
+        again = kind in LOST and tries < TRIES
+        return again or now_s + PAUSE_S < self.since_s + self.patient_s
 
 
 Send = Callable[[Sequence[Move], int], Awaitable[Sequence[Any]]]

@@ -24,6 +24,8 @@ PATIENCE_S: Final = 0.23
 """How long nothing at all may be heard of the database before it counts as gone."""
 LIMIT_S: Final = 2.2
 """How long one move or short look may take altogether, a little more than a statement may."""
+BUSY_S: Final = 1.5
+"""How long it is tried again while somebody else has what it needs."""
 TURN_S: Final = 0.002
 CONNECT_S: Final = 1.0
 IDLE_S: Final = 60.0
@@ -90,6 +92,7 @@ class Pool:
     def __init__(self, url: str, size: int, patience_s: float = PATIENCE_S) -> None:
         self._url = url
         self._patience_s = patience_s
+        self._size = size
         self._places = asyncio.Semaphore(size)
         self._idle: list[tuple[Connection, float]] = []
         self._taken: set[Connection] = set()
@@ -109,16 +112,27 @@ class Pool:
 
     async def _twice(self, work: Work) -> Any:
         try:
-            return await self.do(work, LIMIT_S)
+            return await self._unlocked(work)
         except LedgerUnavailable as error:
             if error.kind != "lost":
                 raise
-        return await self.do(work, LIMIT_S)
+        return await self._unlocked(work)
 
     async def change(self, work: Work, *, patience_s: float | None = None) -> Any:
         """Like :meth:`look` for what must not be done twice: made once, lost or not."""
         patience_s = self._patience_s if patience_s is None else max(patience_s, self._patience_s)
-        return await self._watched(self.do(work, LIMIT_S), patience_s)
+        return await self._watched(self._unlocked(work), patience_s)
+
+    async def _unlocked(self, work: Work) -> Any:
+        """What ``work`` gives; again while somebody has what it needs: then nothing was done."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + BUSY_S
+        while True:
+            try:
+                return await self.do(work, LIMIT_S)
+            except LedgerUnavailable as error:
+                if error.kind != "busy" or loop.time() > until_s:
+                    raise
 
     async def _watched(self, work: Coroutine[Any, Any, Any], patience_s: float) -> Any:
         task = asyncio.ensure_future(work)
@@ -198,12 +212,31 @@ class Pool:
                 self._taken.add(db)
                 return db
             db.terminate()
+        task = asyncio.ensure_future(self._connected())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Whoever waited gave up; whoever comes next has it, or none would ever be made where
+            # making one takes longer than anybody waits.
+            task.add_done_callback(self._keep)
+            raise
+
+    async def _connected(self) -> Connection:
         try:
             db = await asyncpg.connect(self._url, timeout=CONNECT_S, server_settings=SETTINGS)
         except TROUBLE:
             raise self._noted(LedgerUnavailable("unreachable")) from None
+        self._heard()
         self._taken.add(db)
         return db
+
+    def _keep(self, task: asyncio.Task[Connection]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            return
+        if len(self._idle) < self._size:
+            self._give_back(task.result())
+        else:
+            self._drop(task.result())
 
     def _give_back(self, db: Connection) -> None:
         if db.is_closed() or self._closed:

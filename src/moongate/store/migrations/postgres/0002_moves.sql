@@ -263,8 +263,9 @@ BEGIN
     INSERT INTO hold_leg (hold, account)
     SELECT want.id, leg FROM unnest(wanted) AS want, unnest(want.legs) AS leg;
     INSERT INTO idem (account, key_mac, body_mac, hold, expires_ms)
-    SELECT account, key_macs[1], body_macs[1], id, expires_ms
-    FROM unnest(wanted) WHERE key_macs[1] IS NOT NULL;
+    SELECT want.account, mark.key_mac, mark.body_mac, want.id, want.expires_ms
+    FROM unnest(wanted) AS want,
+        unnest(want.key_macs, want.body_macs) AS mark (key_mac, body_mac);
     RETURN ARRAY(
         SELECT jsonb_build_object('made', jsonb_build_array(amount_nanos, at_ms, to_jsonb(want.legs)))
         FROM unnest(wanted) WITH ORDINALITY AS want ORDER BY want.ordinality
@@ -332,7 +333,8 @@ BEGIN
         slice_no = ask.slice_no,
         renewed_ms = greatest(renewed_ms, at_ms)
     FROM unnest(more) AS ask
-    WHERE hold.id = ask.hold AND hold.state = 0 AND hold.slice_no = ask.slice_no - 1;
+    WHERE hold.id = ask.hold AND hold.state = 0 AND hold.slice_no = ask.slice_no - 1
+      AND ask.wanted_nanos > 0;
     GET DIAGNOSTICS grown = ROW_COUNT;
     IF grown < cardinality(more) THEN
         RAISE EXCEPTION SQLSTATE 'MG001';
@@ -423,7 +425,8 @@ BEGIN
         FROM unnest(full_legs) AS want, unnest(want.legs) AS leg (id)
         JOIN budget ON budget.id = regexp_replace(leg.id, '/[^/]*$', '')
             AND leg.id = budget.id || '/' || moongate_window(budget.per, at_ms)
-        WHERE NOT EXISTS (SELECT 1 FROM account WHERE account.id = leg.id);
+        WHERE NOT EXISTS (SELECT 1 FROM account WHERE account.id = leg.id)
+          AND NOT EXISTS (SELECT 1 FROM hold WHERE hold.id = want.id);
         IF unopened IS NULL THEN
             RETURN full_legs;
         END IF;
