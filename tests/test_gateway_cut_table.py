@@ -26,7 +26,7 @@ ANSWER: Final = (
     *(f"think t{n}" for n in range(3)),
     *(f"text w{n}" for n in range(4)),
     "tool look",
-    *(f"args a{n}" for n in range(3)),
+    *('args {"a":', "args 1", "args }"),
 )
 """Eleven pieces, a token each: reasoning, content, a call and its arguments."""
 PLACES: Final = ("every", "choice")

@@ -65,6 +65,24 @@ def test_a_receipt_is_its_rows_and_sound(uncached, cached, output, searches, par
     assert (told["entry"] is None) == (due == forgiven)
 
 
+def test_an_attempt_that_was_not_delivered_stands_on_the_receipt():
+    due = charge(USED, RATES)
+    told = signed(attempts=2, spoiled_nanos=900, forgiven_nanos=900)
+    assert (told["attempts"], told["spoiled_nanos"]) == (2, 900)
+    assert (told["charge_nanos"], told["forgiven_nanos"]) == (due, 900)
+    assert wrong(again(told)) == []
+    assert not {"attempts", "spoiled_nanos"} & signed().keys()
+    for name, value in (("spoiled_nanos", 901), ("attempts", 1), ("attempts", 3)):
+        assert wrong(again({**told, name: value}))
+    for name in ("attempts", "spoiled_nanos"):
+        assert f"{name} is missing" in wrong({n: v for n, v in told.items() if n != name})
+    alone = SIGNER.sign({**told, "spoiled_nanos": 1_000})
+    assert wrong(alone) == [
+        f"the lines add up to {due}, charge and forgiven to {due - 100}",
+        "what was not delivered is no part of what was forgiven",
+    ]
+
+
 def leaves(value: Any, path: tuple = ()) -> list[tuple]:
     """The paths of every figure, text and flag in a receipt."""
     if isinstance(value, dict):

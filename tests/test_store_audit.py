@@ -75,6 +75,13 @@ BREAKS: dict[str, tuple[set[str], list[str]]] = {
         {"I7"},
         ["UPDATE usage SET forgiven_nanos = 1 WHERE hold = 'void'"],
     ),
+    "an attempt that was not forgiven": (
+        {"I7"},
+        [
+            "PRAGMA ignore_check_constraints = ON",
+            "UPDATE usage SET spoiled_nanos = 1 WHERE hold = 'settled'",
+        ],
+    ),
     "a resolved hold without usage": ({"I7", "I8"}, ["DELETE FROM usage WHERE hold = 'void'"]),
     "usage of an open hold": (
         {"I8", "I3"},
@@ -169,6 +176,7 @@ MEMORY_BREAKS: dict[str, tuple[set[str], Callable[[MemoryStore], object]]] = {
     "a leg is gone": ({"I3", "I8"}, lambda s: _alter(s.tables.holds, "open", legs=())),
     "more than held": ({"I6"}, lambda s: _alter(s.tables.holds, "settled", amount_nanos=19_999)),
     "another usage": ({"I7"}, lambda s: _alter(s.tables.usage, "settled", usage=Usage(output=11))),
+    "another attempt": ({"I7"}, lambda s: _alter(s.tables.usage, "settled", spoiled_nanos=1)),
     "no usage": ({"I7", "I8"}, lambda s: s.tables.usage.pop("void")),
     "forgiven and not posted": (
         {"I1", "I2", "I7"},
@@ -211,7 +219,8 @@ GUARDED = {
     "UPDATE account SET held_nanos = -1 WHERE id = 'cash'": "CHECK",
     "UPDATE account SET posted_nanos = 4000000000000000001 WHERE id = 'acme'": "CHECK",
     "INSERT INTO usage SELECT 'open', key, account, model, upstream, outcome, 0, 0, 0, 0, NULL, 0,"
-    " price_version, 0, 0, 1, 1, 0, 200, NULL, 0, NULL, NULL, NULL FROM usage LIMIT 1": "its hold",
+    " price_version, 0, 0, 1, 1, 0, 200, NULL, 0, NULL, NULL, NULL, 1, 0 FROM usage"
+    " LIMIT 1": "its hold",
 }
 
 

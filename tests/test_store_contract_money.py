@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from moongate.access.idempotency import PERIOD_MS, Idempotency
 from moongate.core.chain import breaks, link
@@ -11,6 +12,7 @@ from moongate.core.money import Usage
 from moongate.core.ports import ManualClock, Store
 from moongate.core.rows import AccountRow, HoldRow, HoldState, TopupRow
 from moongate.core.store import Extension, Idem, NotHeld, Running
+from moongate.core.sums import add_up
 from store_kit import (
     NOW_MS,
     a_hold,
@@ -290,6 +292,47 @@ async def test_what_is_forgiven_is_posted(store: Store, void: bool) -> None:
         (100, "forgiven", 14_000 - paid),
         (101, "contra", paid - 14_000),
     ]
+
+
+async def test_an_attempt_that_was_not_delivered_is_forgiven_and_told(store: Store) -> None:
+    await furnish(store, 1_000_000)
+    ends = {}
+    for id, void, spoiled in (("done", False, 6_000), ("never", True, 6_000), ("once", False, 0)):
+        hold = await held(store, a_hold(id, 20_000))
+        end = an_end(hold, Usage(output=7), void=void)
+        forgiven = end.row.forgiven_nanos + spoiled
+        row = replace(
+            end.row, attempts=2 if spoiled else 1, spoiled_nanos=spoiled, forgiven_nanos=forgiven
+        )
+        ends[id] = replace(end, row=row)
+        await the_time_is(store, row.ended_ms)
+        assert await store.settle(ends[id])
+        kept = await store.usage_row(id)
+        assert kept is not None
+        assert (kept.attempts, kept.spoiled_nanos) == (row.attempts, spoiled)
+        assert (kept.charge_nanos, kept.forgiven_nanos) == (row.charge_nanos, forgiven)
+    assert [row.attempts for row in await store.usage()] == [2, 2, 1]
+    assert [row.spoiled_nanos for row in await store.usage(account="acme")] == [6_000, 6_000, 0]
+    assert await total(store, "forgiven") == 6_000 + 14_000 + 6_000
+    sums = await store.usage_sums(days=False, keys=False)
+    assert sums == add_up(await store.usage(), days=False, keys=False)
+    assert [(one.requests, one.uncharged, one.output) for one in sums] == [(3, 1, 14)]
+    assert await store.audit() == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"attempts": 0}, {"spoiled_nanos": -1}, {"spoiled_nanos": 1}],
+    ids=["no attempt", "less than nothing", "more than was forgiven"],
+)
+async def test_an_attempt_that_cannot_have_been_is_refused(
+    store: Store, fields: dict[str, int]
+) -> None:
+    await furnish(store, 1_000_000)
+    end = an_end(await held(store, a_hold("h1", 20_000)), Usage(output=7))
+    with pytest.raises(ValueError, match="the store refused this row"):
+        await store.settle(replace(end, row=replace(end.row, **fields)))
+    assert [row.id for row in await store.open_holds()] == ["h1"]
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])

@@ -39,6 +39,8 @@ ALIASES = {
     "delivery": "gateway",
     "passage": "gateway",
     "cover": "gateway",
+    "guarantee": "gateway",
+    "guarded": "gateway",
     "__main__": "cli",
 }
 # Parts that only some may import, whatever their row.

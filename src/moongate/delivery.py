@@ -27,6 +27,13 @@ class Delivery(Protocol):
     def served_by(self, fingerprint: str) -> None:
         """Name who answers; it may change until something was sent."""
 
+    @property
+    def told(self) -> bool:
+        """Whether the client has seen some of the answer."""
+
+    def restart(self) -> None:
+        """Forget what was written, of which the client has seen nothing."""
+
     async def write(self, events: Sequence[Event]) -> None: ...
 
     def draft(self, bill: Bill) -> None:
@@ -39,6 +46,8 @@ class Delivery(Protocol):
 class Whole:
     """The unstreamed answer: a fold, sent in one piece."""
 
+    told = False
+
     def __init__(
         self, codec: Codec, head: Head, reply: Reply, headers: Mapping[str, str], clock: Clock
     ) -> None:
@@ -49,6 +58,9 @@ class Whole:
 
     def served_by(self, fingerprint: str) -> None:
         self._head = msgspec.structs.replace(self._head, fingerprint=fingerprint)
+
+    def restart(self) -> None:
+        self._fold = Fold()
 
     async def write(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -80,6 +92,7 @@ class Streamed:
         self._draft: tuple[Bill, bytes] | None = None
         self._turn = asyncio.Lock()
         self._begun = False
+        self.told = False
         self._over = False
         self._spoke_s = clock.monotonic_s()
 
@@ -88,11 +101,15 @@ class Streamed:
             self._head = msgspec.structs.replace(self._head, fingerprint=fingerprint)
             self._writer = self._codec.writer(self._head)
 
+    def restart(self) -> None:
+        self._finishes.clear()
+
     async def write(self, events: Sequence[Event]) -> None:
         content = [e for e in events if type(e) not in _KEPT_BACK]
         if len(content) != len(events):
             self._finishes += [e for e in events if isinstance(e, Finished)]
         if content:
+            self.told = True
             await self._put(self._writer.write(content))
 
     def draft(self, bill: Bill) -> None:

@@ -200,16 +200,14 @@ class Gateway:
         """Settle or void, durably; ``None`` when there is nothing to bill the client for."""
         usage = job.used(final=True)
         told = job.told(outcome, self.clock.monotonic_s())
-        charged = outcome in {"done", "credit_stop"} or (
-            outcome == "client_left" and job.tap.accepted
-        )
+        charged = outcome in {"done", "credit_stop"} or (outcome == "client_left" and job.owed)
         try:
             if charged:
                 bill = await self.book.settle(held, outcome, usage, told)
                 self._report(job, outcome, bill, told)
                 return bill
             await self.book.void(held, outcome, usage, told)
-            self._report(job, outcome, Bill(usage, 0), told)
+            self._report(job, outcome, Bill(usage, 0, told.attempts), told)
         except LedgerUnavailable as error:
             self._no_ledger(job, error)
         return None
@@ -235,8 +233,10 @@ class Gateway:
     def _report(self, job: Job, outcome: Outcome, bill: Bill, told: Told) -> None:
         """One event of scalars, and the metrics."""
         usage, model = bill.usage, job.offer.card.id
-        forgiven = charge(usage, job.offer.price.price) - bill.cost_nanos
-        self.metrics.resolved(model, job.upstream, outcome, bill, forgiven)
+        price = job.offer.price.price
+        forgiven = charge(usage, price) - bill.cost_nanos
+        spoiled = charge(told.spoiled, price)
+        self.metrics.resolved(model, job.upstream, outcome, bill, forgiven + spoiled)
         self.metrics.timed(model, told.first_token_ms, told.duration_ms)
         over = ["over_hold"] if outcome == "done" and forgiven else []
         for word in [*job.tap.odd, *over]:
@@ -247,7 +247,7 @@ class Gateway:
             streamed=told.streamed, input=usage.input, cached=usage.cache_read,
             output=usage.output, estimated=usage.estimated or None,
             amount_nanos=bill.cost_nanos, first_token_ms=told.first_token_ms,
-            duration_ms=told.duration_ms,
+            duration_ms=told.duration_ms, attempt=told.attempts if told.attempts > 1 else None,
         )  # fmt: skip
 
 

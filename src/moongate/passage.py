@@ -1,6 +1,7 @@
 """The way from an upstream to the client: who is asked next, what is metered, what may pass.
 
-Another target is asked only before any content. What has passed was seen by the meter, and was paid
+Another target is asked only before any content, and the same one once more where the answer was not
+as promised and the client has seen none of it. What has passed was seen by the meter, and was paid
 for: where no more can be set aside, the answer ends with ``length``.
 """
 
@@ -16,6 +17,7 @@ from moongate.core.events import Event, Failed, Finished, Text, Thinking, ToolAr
 from moongate.core.ports import Clock, Upstream
 from moongate.cover import Cover
 from moongate.delivery import Pulse, Streamed
+from moongate.guarantee import NotAsPromised
 from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.route import plan
@@ -56,13 +58,12 @@ class Passage:
                 async for events in batches:
                     if not await self._let(job, cover, events):
                         finishes = [Finished("length", at, unpaid=True) for at in tap.unfinished()]
-                        await delivery.write(finishes)
+                        await delivery.write(await job.guard.take(finishes))
                         return "credit_stop"
                     if job.first_token_ms is None and tap.pieces:
                         passed_s = self.clock.monotonic_s() - job.started_s
                         job.first_token_ms = int(passed_s * 1000)
-                    if tap.finished:
-                        visit.enter("tail")
+                    visit.enter("tail" if tap.finished else "reading")
         finally:
             self.pulse.discard(delivery)
         if not tap.finished:
@@ -82,15 +83,16 @@ class Passage:
                 if not cover.fits(count) and not await cover.reach(count):
                     return False
             tap.see(piece)
+            passed = await job.guard.take(piece)
             if job.watch is not None:
-                job.watch.see(piece)
-            await job.delivery.write(piece)
+                job.watch.see(passed)
+            await job.delivery.write(passed)
         if not tap.finished:
             cover.look(tap.count)
         return True
 
     async def _events(self, job: Job) -> AsyncGenerator[list[Event], None]:
-        """The events of the first target that answers; another is asked only before any content."""
+        """The events of the first target that answers, until one is as promised or none will be."""
         step, tried = job.steps[0], 1
         while True:
             job.upstream = step.target.upstream
@@ -107,10 +109,18 @@ class Passage:
                         yield events
                         if events and type(events[-1]) is Failed:
                             raise UpstreamProtocolError(events[-1].kind)
+                        if job.guard.broken and not job.may_ask_again:
+                            raise NotAsPromised
+                if job.guard.broken:
+                    raise NotAsPromised
                 self.health.report(job.upstream, ok=True)
                 return
             except UpstreamError as error:
                 again = self._failed(job, error, tried)
+                if isinstance(error, NotAsPromised) and job.may_ask_again:
+                    job.ask_again()
+                    tried += 1
+                    continue
                 if again is None or job.tap.pieces or job.tap.finished:
                     raise
                 step, wait_s = again

@@ -15,6 +15,7 @@ from moongate.core.money import Usage
 from moongate.core.ports import Ask, Reply
 from moongate.core.rows import Outcome
 from moongate.delivery import Delivery
+from moongate.guarantee import Guard
 from moongate.ledger.book import Told
 from moongate.ledger.slices import Slices, Terms
 from moongate.meter.tap import Tap
@@ -80,7 +81,8 @@ class Job:
     ``headers`` are those of the answer; they may change until its head is sent. ``tokenizer`` is
     the model's, where it may count what is generated. ``refusal`` is what the client is told when
     there is no answer to end: the first while nothing was sent, the second inside a stream.
-    ``watch`` gathers reasoning that is to be remembered.
+    ``watch`` gathers reasoning that is to be remembered. ``spoiled`` is what an attempt used that
+    was not as promised and that nobody saw. Raises Refused where the request contradicts itself.
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class Job:
         self.prompt = prompt
         self.tap = Tap(prompt, ask.request.sampling.n or 1, tokenizer)
         self.upstream = steps[0].target.upstream
+        self.guard = Guard(ask.request)
+        self.attempts, self.spoiled = 1, Usage()
         self.first_token_ms: int | None = None
         self.refusal: tuple[Refused, Refused] | None = None
         self.watch: Watch | None = None
@@ -122,6 +126,24 @@ class Job:
         """Remember what to tell the client instead of an answer."""
         self.refusal = (error, error if within == error.key else Refused(within))
 
+    @property
+    def may_ask_again(self) -> bool:
+        """Whether an answer that is not as promised may be replaced by another, once."""
+        return self.attempts == 1 and not self.delivery.told
+
+    def ask_again(self) -> None:
+        """Leave an attempt behind that was not as promised."""
+        self.attempts, self.spoiled = 2, self.used(final=True)
+        self.first_token_ms = None
+        self.tap.restart()
+        self.guard.restart()
+        self.delivery.restart()
+
+    @property
+    def owed(self) -> bool:
+        """Whether what was made so far is the client's to pay for when they leave."""
+        return self.tap.accepted and not self.guard.broken
+
     def told(self, outcome: Outcome, now_s: float) -> Told:
         """What the usage row says beside money, at monotonic ``now_s``.
 
@@ -129,7 +151,7 @@ class Job:
         """
         streamed = self.ask.request.stream
         status = 499 if outcome == "client_left" else 200
-        if self.refusal is not None and not (streamed and self.first_token_ms is not None):
+        if self.refusal is not None and not self.delivery.told:
             status = self.refusal[0].status
         return Told(
             upstream=self.upstream,
@@ -139,6 +161,8 @@ class Job:
             counts=self.tap.counts,
             first_token_ms=self.first_token_ms,
             duration_ms=int((now_s - self.started_s) * 1000),
+            attempts=self.attempts,
+            spoiled=self.spoiled,
         )
 
     def used(self, *, final: bool = False) -> Usage:

@@ -114,6 +114,7 @@ def _request(
         "outcome": row.outcome,
         "status": row.status,
         "estimated": row.usage.estimated,
+        "attempts": row.attempts,
         "price_version": row.price_version,
         **with_usd(figures(group, prices[row.price_version])),
     }

@@ -161,6 +161,8 @@ def _print(found: dict[str, Any]) -> None:
         + ["streamed"] * found["streamed"]
         + ["counts estimated"] * found["estimated"]
     )
+    if "attempts" in found:
+        how += f", {found['attempts']} attempts"
     entry = found["entry"]
     told = [
         ("request", found["request"]),

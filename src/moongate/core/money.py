@@ -65,10 +65,14 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class Bill(msgspec.Struct, frozen=True):
-    """What the customer sees at the end of an answer: the usage and its charge in nano-dollars."""
+    """What the customer sees at the end of an answer: the usage and its charge in nano-dollars.
+
+    ``attempts``: how many answers were made until one was as promised; ``usage`` is that one's.
+    """
 
     usage: Usage
     cost_nanos: int
+    attempts: int = 1
 
 
 def charge(usage: Usage, price: Price) -> int:

@@ -164,7 +164,8 @@ class UsageRow(msgspec.Struct, frozen=True):
 
     ``forgiven_nanos`` is work done and not charged, at the pinned price. ``upstream_*`` are the
     counts as the upstream said them (tokens; ``None``: not said). ``first_token_ms`` and
-    ``duration_ms`` are durations.
+    ``duration_ms`` are durations. ``attempts`` is how often the upstream was asked for an answer as
+    promised; ``spoiled_nanos``, a part of what was forgiven, is the price of those not delivered.
     """
 
     hold: str
@@ -186,6 +187,8 @@ class UsageRow(msgspec.Struct, frozen=True):
     upstream_prompt: int | None = None
     upstream_completion: int | None = None
     upstream_cached: int | None = None
+    attempts: int = 1
+    spoiled_nanos: int = 0
 
 
 class EntryRow(msgspec.Struct, frozen=True):

@@ -43,7 +43,9 @@ class UsageSum(msgspec.Struct, frozen=True):
 
 def charged(row: UsageRow) -> bool:
     """Whether a request's tokens were billed, if only in part or at a price of nothing."""
-    return row.charge_nanos > 0 or (row.outcome not in FREE and row.forgiven_nanos == 0)
+    return row.charge_nanos > 0 or (
+        row.outcome not in FREE and row.forgiven_nanos == row.spoiled_nanos
+    )
 
 
 def add_up(rows: Iterable[UsageRow], *, days: bool, keys: bool) -> list[UsageSum]:

@@ -31,7 +31,8 @@ class Told(msgspec.Struct, frozen=True):
     """What a usage row says of its request beside money; no content.
 
     ``created_ms`` is the time of acceptance (epoch), ``first_token_ms`` and ``duration_ms`` are
-    durations. ``counts`` are the upstream's own words.
+    durations. ``counts`` are the upstream's own words. ``spoiled`` is what attempts used that were
+    not as promised and not delivered.
     """
 
     upstream: str
@@ -41,6 +42,8 @@ class Told(msgspec.Struct, frozen=True):
     counts: Counts = NO_COUNTS
     first_token_ms: int | None = None
     duration_ms: int = 0
+    attempts: int = 1
+    spoiled: Usage = Usage()
 
 
 class Payer(msgspec.Struct, frozen=True):
@@ -79,10 +82,13 @@ def usage_row(
     outcome: Outcome,
     usage: Usage,
     told: Told,
-    money: tuple[int, int],
+    price: Price,
+    limit_nanos: int,
     ended_ms: int,
 ) -> UsageRow:
-    """The one usage row of ``hold``; ``money`` is (charge, forgiven)."""
+    """The one usage row of ``hold``, charged at ``price`` up to ``limit_nanos``."""
+    charged, forgiven = weigh(usage, price, limit_nanos)
+    spoiled = charge(told.spoiled, price)
     return UsageRow(
         hold=hold.id,
         key=hold.key,
@@ -92,8 +98,8 @@ def usage_row(
         outcome=outcome,
         usage=usage,
         price_version=hold.price_version,
-        charge_nanos=money[0],
-        forgiven_nanos=money[1],
+        charge_nanos=charged,
+        forgiven_nanos=forgiven + spoiled,
         created_ms=told.created_ms,
         ended_ms=ended_ms,
         streamed=told.streamed,
@@ -103,6 +109,8 @@ def usage_row(
         upstream_prompt=told.counts.prompt,
         upstream_completion=told.counts.completion,
         upstream_cached=told.counts.cached,
+        attempts=told.attempts,
+        spoiled_nanos=spoiled,
     )
 
 
@@ -196,19 +204,23 @@ class Book:
         neither store nor journal can take it, or with kind ``resolved`` when the hold was given
         back or expired before: then nothing was charged and nothing ever will be.
         """
-        money = weigh(usage, held.price.price, held.row.amount_nanos)
-        row = usage_row(held.row, outcome, usage, told, money, self._clock.now_ms())
+        row = self._row(held, outcome, usage, told, held.row.amount_nanos)
         booked = await asyncio.shield(self.track(self._settle(row)))
-        return Bill(booked.usage, booked.charge_nanos)
+        return Bill(booked.usage, booked.charge_nanos, booked.attempts)
 
     async def void(self, held: Held, outcome: Outcome, usage: Usage, told: Told) -> None:
         """Give everything back; ``usage``, work that was done all the same, is forgiven.
 
         Changes nothing when the hold was resolved before. Raises LedgerUnavailable.
         """
-        money = weigh(usage, held.price.price, 0)
-        row = usage_row(held.row, outcome, usage, told, money, self._clock.now_ms())
+        row = self._row(held, outcome, usage, told, 0)
         await asyncio.shield(self.track(self._resolve(Settlement(row, void=True))))
+
+    def _row(
+        self, held: Held, outcome: Outcome, usage: Usage, told: Told, limit_nanos: int
+    ) -> UsageRow:
+        price, now_ms = held.price.price, self._clock.now_ms()
+        return usage_row(held.row, outcome, usage, told, price, limit_nanos, now_ms)
 
     def running(self) -> list[Running]:
         """What each live hold's request has used so far."""

@@ -2,7 +2,9 @@
 
 A receipt is plain JSON that anybody recomputes with nothing but the public key: every line is a
 count times a price, the lines add up to charge and forgiven, and an Ed25519 signature covers all
-of it. It is made of rows alone; this module refuses to know where they lie, and who asks.
+of it. Where more than one answer was made, it says how many, and what those not delivered were
+worth: that was forgiven, too. It is made of rows alone; this module refuses to know where they lie,
+and who asks.
 """
 
 import hashlib
@@ -28,6 +30,8 @@ _FIELDS: Final = {
     "created_ms": int, "ended_ms": int, "price_version": int, "lines": list, "charge_nanos": int,
     "charge_usd": str, "forgiven_nanos": int, "entry": dict, "key_id": str, "signature": str,
 }  # fmt: skip
+_AGAIN: Final = {"attempts": int, "spoiled_nanos": int}
+"""Both stand there where more than one answer was made."""
 _MAY_BE_NULL: Final = frozenset({"reasoning", "entry"})
 _LINE: Final = {"class": str, "count": int, "unit_nanos": int, "amount_nanos": int}
 _ENTRY: Final = {"no": int, "hash": str}
@@ -96,6 +100,7 @@ def make(row: UsageRow, price: PriceRow, entry: EntryRow | None) -> dict[str, An
         "charge_usd": nanos_to_usd(row.charge_nanos),
         "forgiven_nanos": row.forgiven_nanos,
         "entry": _entry(entry),
+        **({name: getattr(row, name) for name in _AGAIN} if row.attempts > 1 else {}),
     }
 
 
@@ -149,7 +154,8 @@ def misshapen(receipt: Any) -> Iterator[str]:
     if receipt.get("format") != FORMAT:
         yield f"format is not {FORMAT}"
         return
-    yield from _fields(receipt, _FIELDS, "")
+    again = _AGAIN if _AGAIN.keys() & receipt.keys() else {}
+    yield from _fields(receipt, {**_FIELDS, **again}, "")
     entry, lines = receipt.get("entry"), receipt.get("lines")
     if isinstance(entry, dict):
         yield from _fields(entry, _ENTRY, "entry.")
@@ -187,8 +193,11 @@ def _sums(receipt: dict[str, Any]) -> Iterator[str]:
             yield f"lines[{at}]: {count} x {unit} is {count * unit}, not {amount}"
     total = sum(line["amount_nanos"] for line in lines)
     charge, forgiven = receipt["charge_nanos"], receipt["forgiven_nanos"]
-    if total != charge + forgiven:
-        yield f"the lines add up to {total}, charge and forgiven to {charge + forgiven}"
+    spoiled = receipt.get("spoiled_nanos", 0)
+    if total + spoiled != charge + forgiven:
+        yield f"the lines add up to {total}, charge and forgiven to {charge + forgiven - spoiled}"
+    if spoiled > forgiven or receipt.get("attempts", 2) < 2:
+        yield "what was not delivered is no part of what was forgiven"
     if receipt["charge_usd"] != nanos_to_usd(charge):
         yield f"charge_usd is not the charge, {nanos_to_usd(charge)}"
     if charge > 0 and receipt["entry"] is None:

@@ -108,6 +108,8 @@ def usage_values(row: UsageRow) -> Values:
         row.upstream_prompt,
         row.upstream_completion,
         row.upstream_cached,
+        row.attempts,
+        row.spoiled_nanos,
     )
 
 

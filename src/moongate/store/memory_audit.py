@@ -62,7 +62,7 @@ def _usage(tables: Tables) -> Iterator[Finding]:
     if forgiven != posted:
         yield Finding("I7", "forgiven", f"posted {posted}, usage {forgiven}")
     for id, row in tables.usage.items():
-        price = charge(row.usage, tables.prices[row.price_version].price)
+        price = charge(row.usage, tables.prices[row.price_version].price) + row.spoiled_nanos
         total = row.charge_nanos + row.forgiven_nanos
         if total != price:
             yield Finding("I7", id, f"charge and forgiven {total}, price {price}")

@@ -174,7 +174,8 @@ class MemoryMoney(MemoryPart):
         pinned = (hold.account, hold.price_version)
         if (
             not 0 <= row.charge_nanos <= limit
-            or row.forgiven_nanos < 0
+            or not 0 <= row.spoiled_nanos <= row.forgiven_nanos
+            or row.attempts < 1
             or (row.account, row.price_version) != pinned
         ):
             raise refused()

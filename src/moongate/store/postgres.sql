@@ -261,7 +261,7 @@ ORDER BY created_ms, id;
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
     streamed, status, first_token_ms, duration_ms, upstream_prompt, upstream_completion,
-    upstream_cached
+    upstream_cached, attempts, spoiled_nanos
 FROM usage
 WHERE ended_ms >= $1 AND ended_ms < $2
 ORDER BY ended_ms, n;
@@ -270,7 +270,7 @@ ORDER BY ended_ms, n;
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
     streamed, status, first_token_ms, duration_ms, upstream_prompt, upstream_completion,
-    upstream_cached
+    upstream_cached, attempts, spoiled_nanos
 FROM usage
 WHERE account = $1 AND ended_ms >= $2 AND ended_ms < $3
 ORDER BY ended_ms, n;
@@ -288,7 +288,7 @@ SELECT CASE WHEN $1 THEN ended_ms / 86400000 ELSE -1 END, account,
 FROM (
     SELECT *, charge_nanos > 0 OR (
         outcome NOT IN ('upstream_error', 'gateway_error', 'refused', 'expired')
-        AND forgiven_nanos = 0
+        AND forgiven_nanos = spoiled_nanos
     ) AS billed
     FROM usage
     WHERE ended_ms >= $3 AND ended_ms < $4
@@ -308,7 +308,7 @@ SELECT CASE WHEN $1 THEN ended_ms / 86400000 ELSE -1 END, account,
 FROM (
     SELECT *, charge_nanos > 0 OR (
         outcome NOT IN ('upstream_error', 'gateway_error', 'refused', 'expired')
-        AND forgiven_nanos = 0
+        AND forgiven_nanos = spoiled_nanos
     ) AS billed
     FROM usage
     WHERE account = $5 AND ended_ms >= $3 AND ended_ms < $4
@@ -329,7 +329,7 @@ WHERE at_ms IS NOT NULL;
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
     streamed, status, first_token_ms, duration_ms, upstream_prompt, upstream_completion,
-    upstream_cached
+    upstream_cached, attempts, spoiled_nanos
 FROM usage WHERE hold = $1;
 
 -- name: entries
@@ -415,10 +415,10 @@ WHERE charge_nanos > CASE WHEN state IN (1, 3) THEN amount_nanos ELSE 0 END LIMI
 -- name: audit_7_price
 SELECT 'I7', hold, 'charge and forgiven ' || (charge_nanos + forgiven_nanos) || ', price ' ||
     (input * input_nanos + cache_read * cached_nanos + output * output_nanos
-     + searches * search_nanos)
+     + searches * search_nanos + spoiled_nanos)
 FROM usage JOIN price ON price.version = usage.price_version
 WHERE charge_nanos + forgiven_nanos <> input * input_nanos + cache_read * cached_nanos
-    + output * output_nanos + searches * search_nanos LIMIT 100;
+    + output * output_nanos + searches * search_nanos + spoiled_nanos LIMIT 100;
 
 -- name: audit_7_forgiven
 SELECT 'I7', 'forgiven', 'posted ' || posted || ', usage ' || used

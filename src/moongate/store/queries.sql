@@ -135,13 +135,14 @@ FROM json_each(:rows);
 INSERT INTO usage (
     hold, key, account, model, upstream, outcome, input, cache_read, output, searches, reasoning,
     estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms, streamed, status,
-    first_token_ms, duration_ms, upstream_prompt, upstream_completion, upstream_cached
+    first_token_ms, duration_ms, upstream_prompt, upstream_completion, upstream_cached, attempts,
+    spoiled_nanos
 )
 SELECT
     value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
     value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
     value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19,
-    value ->> 20, value ->> 21, value ->> 22, value ->> 23
+    value ->> 20, value ->> 21, value ->> 22, value ->> 23, value ->> 24, value ->> 25
 FROM json_each(:rows);
 
 -- name: renew
@@ -349,7 +350,7 @@ ORDER BY created_ms, id;
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
     streamed, status, first_token_ms, duration_ms, upstream_prompt, upstream_completion,
-    upstream_cached
+    upstream_cached, attempts, spoiled_nanos
 FROM usage
 WHERE ended_ms >= :from_ms AND ended_ms < :to_ms
 ORDER BY ended_ms, rowid;
@@ -358,7 +359,7 @@ ORDER BY ended_ms, rowid;
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
     streamed, status, first_token_ms, duration_ms, upstream_prompt, upstream_completion,
-    upstream_cached
+    upstream_cached, attempts, spoiled_nanos
 FROM usage
 WHERE account = :account AND ended_ms >= :from_ms AND ended_ms < :to_ms
 ORDER BY ended_ms, rowid;
@@ -372,7 +373,7 @@ SELECT iif(:days, ended_ms / 86400000, -1), account, iif(:keys, key, ''), model,
 FROM (
     SELECT *, charge_nanos > 0 OR (
         outcome NOT IN ('upstream_error', 'gateway_error', 'refused', 'expired')
-        AND forgiven_nanos = 0
+        AND forgiven_nanos = spoiled_nanos
     ) AS billed
     FROM usage
     WHERE ended_ms >= :from_ms AND ended_ms < :to_ms
@@ -388,7 +389,7 @@ SELECT iif(:days, ended_ms / 86400000, -1), account, iif(:keys, key, ''), model,
 FROM (
     SELECT *, charge_nanos > 0 OR (
         outcome NOT IN ('upstream_error', 'gateway_error', 'refused', 'expired')
-        AND forgiven_nanos = 0
+        AND forgiven_nanos = spoiled_nanos
     ) AS billed
     FROM usage
     WHERE account = :account AND ended_ms >= :from_ms AND ended_ms < :to_ms
@@ -409,7 +410,7 @@ WHERE at_ms IS NOT NULL;
 SELECT hold, key, account, model, upstream, outcome, input, cache_read, output, searches,
     reasoning, estimated, price_version, charge_nanos, forgiven_nanos, created_ms, ended_ms,
     streamed, status, first_token_ms, duration_ms, upstream_prompt, upstream_completion,
-    upstream_cached
+    upstream_cached, attempts, spoiled_nanos
 FROM usage WHERE hold = :hold;
 
 -- name: entries
@@ -519,10 +520,10 @@ WHERE charge_nanos > iif(state IN (1, 3), amount_nanos, 0) LIMIT 100;
 -- name: audit_7_price
 SELECT 'I7', hold, 'charge and forgiven ' || (charge_nanos + forgiven_nanos) || ', price ' ||
     (input * input_nanos + cache_read * cached_nanos + output * output_nanos
-     + searches * search_nanos)
+     + searches * search_nanos + spoiled_nanos)
 FROM usage JOIN price ON price.version = usage.price_version
 WHERE charge_nanos + forgiven_nanos <> input * input_nanos + cache_read * cached_nanos
-    + output * output_nanos + searches * search_nanos LIMIT 100;
+    + output * output_nanos + searches * search_nanos + spoiled_nanos LIMIT 100;
 
 -- name: audit_7_forgiven
 SELECT 'I7', 'forgiven', 'posted ' || posted || ', usage ' || used

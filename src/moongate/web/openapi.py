@@ -87,6 +87,7 @@ _USAGE: Final = {
         },
         "cost": {"type": "number", "description": "USD; the exact figure is cost_nanos."},
         "cost_nanos": {"type": "integer", "description": "Nano-dollars (10^-9 USD), exact."},
+        "attempts": {"type": "integer", "description": "Answers made, where more than one was."},
     },
 }
 _ANSWER: Final = {

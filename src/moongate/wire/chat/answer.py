@@ -2,7 +2,8 @@
 
 ``usage`` carries every spelling that clients read: Moonshot's flat ``cached_tokens``, OpenAI's
 nested details, and beside them the charge: ``cost_nanos`` (integer nano-dollars) and ``cost``, the
-same in dollars, printed from the integer. The numbers are the bill's; none is computed here.
+same in dollars, printed from the integer. ``attempts`` stands there where more than one answer was
+made. The numbers are the bill's; none is computed here.
 """
 
 from typing import Any, Final
@@ -24,12 +25,13 @@ HINT: Final = (
 def usage_json(bill: Bill) -> bytes:
     """The usage object as JSON bytes; ``cost`` is a number that no float has touched."""
     usage = bill.usage
+    attempts = f',"attempts":{bill.attempts}' if bill.attempts > 1 else ""
     return (
         f'{{"prompt_tokens":{usage.prompt},"completion_tokens":{usage.output},'
         f'"total_tokens":{usage.total},"cached_tokens":{usage.cache_read},'
         f'"prompt_tokens_details":{{"cached_tokens":{usage.cache_read}}},'
         f'"completion_tokens_details":{{"reasoning_tokens":{usage.reasoning or 0}}},'
-        f'"cost":{nanos_to_usd(bill.cost_nanos)},"cost_nanos":{bill.cost_nanos}}}'
+        f'"cost":{nanos_to_usd(bill.cost_nanos)},"cost_nanos":{bill.cost_nanos}{attempts}}}'
     ).encode()
 
 
