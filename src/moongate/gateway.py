@@ -170,7 +170,7 @@ class Gateway:
             debit = self.book.track
             cover = Cover(self.book, held, self.clock, lambda more: debit(lease.debit(more)))
             outcome = await self.passage.through(visit, job, cover)
-            job.delivery.draft(self.book.bill(held, job.used()))
+            job.delivery.draft(self.book.bill(held, job.used(), job.attempts))
         except asyncio.CancelledError:
             outcome = visit.ended or "gateway_error"
             if outcome == "gateway_error":

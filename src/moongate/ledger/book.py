@@ -78,15 +78,10 @@ def weigh(usage: Usage, price: Price, held_nanos: int) -> tuple[int, int]:
 
 
 def usage_row(
-    hold: HoldRow,
-    outcome: Outcome,
-    usage: Usage,
-    told: Told,
-    price: Price,
-    limit_nanos: int,
-    ended_ms: int,
+    held: Held, outcome: Outcome, usage: Usage, told: Told, limit_nanos: int, ended_ms: int
 ) -> UsageRow:
-    """The one usage row of ``hold``, charged at ``price`` up to ``limit_nanos``."""
+    """The one usage row of a hold, charged up to ``limit_nanos``."""
+    hold, price = held.row, held.price.price
     charged, forgiven = weigh(usage, price, limit_nanos)
     spoiled = charge(told.spoiled, price)
     return UsageRow(
@@ -193,9 +188,9 @@ class Book:
         held.row = row
         return held.cover - before
 
-    def bill(self, held: Held, usage: Usage) -> Bill:
+    def bill(self, held: Held, usage: Usage, attempts: int = 1) -> Bill:
         """What settling ``usage`` would charge now."""
-        return Bill(usage, weigh(usage, held.price.price, held.row.amount_nanos)[0])
+        return Bill(usage, weigh(usage, held.price.price, held.row.amount_nanos)[0], attempts)
 
     async def settle(self, held: Held, outcome: Outcome, usage: Usage, told: Told) -> Bill:
         """Charge ``usage`` at the pinned price, at most what is held; returns what was booked.
@@ -204,7 +199,7 @@ class Book:
         neither store nor journal can take it, or with kind ``resolved`` when the hold was given
         back or expired before: then nothing was charged and nothing ever will be.
         """
-        row = self._row(held, outcome, usage, told, held.row.amount_nanos)
+        row = usage_row(held, outcome, usage, told, held.row.amount_nanos, self._clock.now_ms())
         booked = await asyncio.shield(self.track(self._settle(row)))
         return Bill(booked.usage, booked.charge_nanos, booked.attempts)
 
@@ -213,14 +208,8 @@ class Book:
 
         Changes nothing when the hold was resolved before. Raises LedgerUnavailable.
         """
-        row = self._row(held, outcome, usage, told, 0)
+        row = usage_row(held, outcome, usage, told, 0, self._clock.now_ms())
         await asyncio.shield(self.track(self._resolve(Settlement(row, void=True))))
-
-    def _row(
-        self, held: Held, outcome: Outcome, usage: Usage, told: Told, limit_nanos: int
-    ) -> UsageRow:
-        price, now_ms = held.price.price, self._clock.now_ms()
-        return usage_row(held.row, outcome, usage, told, price, limit_nanos, now_ms)
 
     def running(self) -> list[Running]:
         """What each live hold's request has used so far."""
