@@ -228,3 +228,11 @@ async def test_a_store_that_is_gone_is_said(desk):
     for path in ("/keys", "/accounts", "/prices", "/statement", "/ledger/audit"):
         with pytest.raises(LedgerUnavailable):
             await desk.get(path)
+
+
+@pytest.mark.parametrize("name", ["revenue", "contra", "forgiven", "cash", "promo", "suspense"])
+async def test_the_ledgers_own_names_are_no_wallets(desk, name):
+    desk.store.tables.accounts.pop(name, None)  # as where it is spread over several
+    refused = await refusal(desk.post(f"/accounts/{name}/credit", usd="1"))
+    assert refused[:2] == ("conflict", "account")
+    assert await desk.store.account(name) is None

@@ -249,13 +249,18 @@ async def test_a_replica_that_missed_the_new_secret_finds_the_key(store: Store) 
     await furnish(store, 1_000)
     clock = ManualClock(NOW_MS)
     first, second = (Idempotency(store, b"p" * 32, clock) for _ in range(2))
-    assert await first.mark("acme", "order", b"body")
+    assert await first.mark("acme", "order", "chat", b"body")
     clock.advance(PERIOD_MS // 1000 - 30)
     await the_time_is(store, clock.now_ms())
-    assert await second.mark("acme", "order", b"body")  # the secret that is about to be replaced
+    assert await second.mark(
+        "acme", "order", "chat", b"body"
+    )  # the secret that is about to be replaced
     clock.advance(40)
     await the_time_is(store, clock.now_ms())
-    knows, knows_not = [await one.mark("acme", "order", b"body") for one in (first, second)]
+    assert await first.mark("acme", "order", "chat", b"x") != await first.mark(
+        "acme", "order", "messages", b"x"
+    )
+    knows, knows_not = [await one.mark("acme", "order", "chat", b"body") for one in (first, second)]
     assert knows is not None
     assert knows_not is not None
     assert (len(knows.marks), len(knows_not.marks)) == (2, 1)

@@ -94,7 +94,9 @@ class Gateway:
                 lease.bytes(len(body))
                 request = codec.read_request(body)
                 job = await self.admission.admit(codec, visit, principal, request, headers)
-                idem = await self.idempotency.mark(principal.account, visit.idempotency, body)
+                idem = await self.idempotency.mark(
+                    principal.account, visit.idempotency, codec.name, body
+                )
                 await lease.admit(visit.id, job.tokens_first(self.book.slices))
                 headers |= lease.headers()
                 visit.task = asyncio.create_task(self._serve(visit, job, idem, lease))

@@ -32,8 +32,8 @@ class Idempotency:
     def __repr__(self) -> str:
         return "Idempotency()"
 
-    async def mark(self, account: str, key: str | None, body: bytes) -> Idem | None:
-        """The marks of a request with the header ``key``; ``None`` without one.
+    async def mark(self, account: str, key: str | None, dialect: str, body: bytes) -> Idem | None:
+        """The marks of a request in ``dialect`` with the header ``key``; ``None`` without one.
 
         Raises Refused (400) for a key that is none, and LedgerUnavailable.
         """
@@ -43,16 +43,19 @@ class Idempotency:
             raise Refused("invalid_idempotency_key", "Idempotency-Key")
         await self._refresh()
         name = key.encode("utf-8", "surrogateescape")
+        kind = dialect.encode()
         expires_ms = self._clock.now_ms() + PERIOD_MS
         if len(body) > _INLINE_BYTES_MAX:
-            return Idem(account, await asyncio.to_thread(self._marks, name, body), expires_ms)
-        return Idem(account, self._marks(name, body), expires_ms)
+            return Idem(account, await asyncio.to_thread(self._marks, name, kind, body), expires_ms)
+        return Idem(account, self._marks(name, kind, body), expires_ms)
 
-    def _marks(self, name: bytes, body: bytes) -> tuple[tuple[bytes, bytes], ...]:
-        return tuple(
-            (hmac.digest(one, b"key" + name, "sha256"), hmac.digest(one, b"body" + body, "sha256"))
-            for one in self._secrets
-        )
+    def _marks(self, name: bytes, kind: bytes, body: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        marks = []
+        for one in self._secrets:
+            told = hmac.new(one, b"body" + kind + b"\0", "sha256")
+            told.update(body)
+            marks.append((hmac.digest(one, b"key" + name, "sha256"), told.digest()))
+        return tuple(marks)
 
     async def _refresh(self) -> None:
         """Take the secrets that are alive; the store makes a new one when it is time."""
