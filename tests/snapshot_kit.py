@@ -16,7 +16,7 @@ from typing import Any, Final
 from capability_kit import KINDS, Place, place_of
 
 FOLDER: Final = Path(__file__).resolve().parent / "snapshots"
-SCRIPT: Final = "text Io.\nfinish stop"
+OBJECT: Final = '{"moon": "Io"}'
 TENANTS: Final = ("cache_salt", "prompt_cache_key")
 
 
@@ -34,8 +34,9 @@ async def taken(place: Place, fields: dict[str, Any]) -> dict[str, Any]:
     """What the upstream of ``place`` is sent for ``fields``, or the code of the refusal."""
     fields = dict(fields)
     told = [] if place.http else listen(place)
-    got = await place.whole(SCRIPT, key=fields.pop("policy", "standard"), **fields)
+    got = await place.whole(script_for(fields), key=fields.pop("policy", "standard"), **fields)
     if got.status != 200:
+        assert got.status == 400, got.body
         return {"refused": got.error["code"]}
     if told:
         body = dict(told[-1])
@@ -47,6 +48,15 @@ async def taken(place: Place, fields: dict[str, Any]) -> dict[str, Any]:
             assert got.sent[name] != fields.get(name), "a tenant's own word went out"
             got.sent[name] = "(of the tenant)"
     return got.sent
+
+
+def script_for(fields: dict[str, Any]) -> str:
+    """An answer of the format that is asked for, from where the last message leaves off."""
+    if fields.get("response_format", {"type": "text"})["type"] == "text":
+        return "text Io.\nfinish stop"
+    last = fields.get("messages", [{}])[-1]
+    begun = last["content"] if last.get("partial") else ""
+    return f"text {json.dumps(OBJECT[len(begun) :])}\nfinish stop"
 
 
 def listen(place: Place) -> list[dict[str, Any]]:
