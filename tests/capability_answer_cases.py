@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from unittest.mock import patch
 
 import moongate.delivery
 from capability_kit import Got, Place, feature
@@ -65,15 +66,11 @@ async def length_while_thinking(place: Place) -> None:
 
 @feature(AREA, "A comment keeps a silent stream open")
 async def heartbeats(place: Place) -> None:
-    wait_s, moongate.delivery.SILENCE_S = moongate.delivery.SILENCE_S, 0.02
-    try:
-        script = "hold 3\ntext Io\nfinish stop"
-        body = {"model": "kimi-k2.5", "messages": user("moon " * 1_500), "stream": True}
-        place.turns = [script]
+    with patch.object(moongate.delivery, "SILENCE_S", 0.02):
+        body = {"model": "kimi-k2.5", "messages": user("moon " * 500), "stream": True}
+        place.turns = ["hold 0.5\ntext Io\nfinish stop"]
         reply = await place.served.post(body | {"max_completion_tokens": 4})
         text = (await reply.read()).decode()
-    finally:
-        moongate.delivery.SILENCE_S = wait_s
     assert text.startswith(": "), "nothing was said before the first token"
     assert text.endswith("data: [DONE]\n\n")
 

@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
+import moongate.delivery
 from engine_kit import model_cache
 from moongate.upstream.frames import Look
 from moongate.upstream.scripted import ScriptedServer
@@ -172,7 +174,7 @@ class Place:
         return (await reply.json())["data"]["total_tokens"]
 
     async def _post(self, script: str, key: str, body: dict[str, Any]) -> tuple[Got, bytes]:
-        self.turns = [script]
+        self.turns = script.split("\n---\n")
         before = len(self.scripted.requests)
         if not self.http and "max_completion_tokens" not in body and "max_tokens" not in body:
             body["max_completion_tokens"] = 16
@@ -269,6 +271,7 @@ async def place_of(kind: str, folder: Path) -> AsyncIterator[Place]:
             models.mkdir(parents=True, exist_ok=True)
             (folder / "home").mkdir(mode=0o700)
             (folder / "home" / "models").symlink_to(models)
+        stack.enter_context(patch.object(moongate.delivery, "_PULSE_S", 0.1))
         place.served = await stack.enter_async_context(serve(folder, config))
         keys = place.served.app.keys
         for policy in POLICIES:

@@ -2,6 +2,7 @@
 
 import capability_request_cases  # noqa: F401, I001 - the order of the page; rows register themselves
 import capability_tools_cases  # noqa: F401 - as above
+import capability_json_cases  # noqa: F401 - as above
 import capability_answer_cases  # noqa: F401 - as above
 
 from capability_kit import FEATURES, table

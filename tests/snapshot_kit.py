@@ -2,8 +2,9 @@
 
 A file of ``tests/snapshots`` holds what a client ``asked`` and, kind by kind, the body that was
 ``sent``, or the ``refused`` code. What differs from server to server (salts and cache keys of a
-tenant) stands as a word. ``python tests/snapshot_kit.py`` writes every ``sent`` anew: look at the
-difference before you commit it.
+tenant) stands as a word. The embedded engine's prompt is shown as text; it is sent as token ids.
+``python tests/snapshot_kit.py`` writes every ``sent`` anew: look at the difference before you
+commit it.
 """
 
 import asyncio
@@ -15,8 +16,7 @@ from typing import Any, Final
 from capability_kit import KINDS, Place, place_of
 
 FOLDER: Final = Path(__file__).resolve().parent / "snapshots"
-HTTP_KINDS: Final = tuple(kind for kind in KINDS if kind != "embedded")
-SCRIPT: Final = "text Io.\nfinish stop"
+OBJECT: Final = '{"moon": "Io"}'
 TENANTS: Final = ("cache_salt", "prompt_cache_key")
 
 
@@ -33,9 +33,15 @@ def read(name: str) -> dict[str, Any]:
 async def taken(place: Place, fields: dict[str, Any]) -> dict[str, Any]:
     """What the upstream of ``place`` is sent for ``fields``, or the code of the refusal."""
     fields = dict(fields)
-    got = await place.whole(SCRIPT, key=fields.pop("policy", "standard"), **fields)
+    told = [] if place.http else listen(place)
+    got = await place.whole(script_for(fields), key=fields.pop("policy", "standard"), **fields)
     if got.status != 200:
+        assert got.status == 400, got.body
         return {"refused": got.error["code"]}
+    if told:
+        body = dict(told[-1])
+        del body["id_slot"]  # whichever is free
+        return body | {"prompt": await text_of(place, body["prompt"])}
     assert got.sent
     for name in TENANTS:
         if name in got.sent:
@@ -44,10 +50,38 @@ async def taken(place: Place, fields: dict[str, Any]) -> dict[str, Any]:
     return got.sent
 
 
+def script_for(fields: dict[str, Any]) -> str:
+    """An answer of the format that is asked for, from where the last message leaves off."""
+    if fields.get("response_format", {"type": "text"})["type"] == "text":
+        return "text Io.\nfinish stop"
+    last = fields.get("messages", [{}])[-1]
+    begun = last["content"] if last.get("partial") else ""
+    return f"text {json.dumps(OBJECT[len(begun) :])}\nfinish stop"
+
+
+def listen(place: Place) -> list[dict[str, Any]]:
+    """The bodies that the engine is sent from now on."""
+    client = place.served.app.upstreams["embedded"]._client
+    told: list[dict[str, Any]] = []
+
+    def completion(body: dict[str, Any]) -> Any:
+        told.append(body)
+        return type(client).completion(client, body)
+
+    client.completion = completion
+    return told
+
+
+async def text_of(place: Place, tokens: tuple[int, ...]) -> str:
+    """A prompt's tokens as text."""
+    client = place.served.app.upstreams["embedded"]._client
+    return json.loads(await client._call("/detokenize", {"tokens": tokens}))["content"]
+
+
 async def write() -> None:
     """Take every snapshot anew."""
     sent: dict[str, dict[str, Any]] = {name: {} for name in features()}
-    for kind in HTTP_KINDS:
+    for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             async with place_of(kind, Path(folder)) as place:
                 for name, found in sent.items():

@@ -100,6 +100,7 @@ _ANSWER: Final = {
         "system_fingerprint": _STRING,
         "choices": {"type": "array", "items": {"type": "object"}},
         "usage": {"$ref": "#/components/schemas/Usage"},
+        "hint": {"type": "string", "description": "Why there is no content, where there is none."},
     },
 }
 _ERROR: Final = {
