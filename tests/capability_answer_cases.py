@@ -238,7 +238,8 @@ async def engine_dies(place: Place, *, stream: bool) -> None:
     visit = asyncio.create_task(place.served.post(body | {"max_completion_tokens": 1000}))
     while engine.slots_busy == 0:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
+    if stream:
+        await visit  # the head comes with the first content
     os.kill(engine.pid, signal.SIGKILL)
     reply = await visit
     text = await reply.text()
