@@ -1,4 +1,4 @@
-"""Writes the parts of docs/ that the code already knows: map, errors, routes, commands, settings.
+"""Writes the parts of docs/ that the code already knows: map, errors, routes, commands and more.
 
 Each page keeps what a person wrote above a mark; what follows the mark is made here.
 ``--check`` changes nothing and ends with 1 when a page is behind the code.
@@ -13,6 +13,10 @@ from pathlib import Path
 from moongate.cli import reference
 from moongate.core.errors import ROWS, Refused
 from moongate.web.routes import ROUTES
+from moongate.wire import json_text
+from moongate.wire.schema import bounds, gate
+from moongate.wire.schema.keywords import KEYWORDS, REFUSED
+from moongate.wire.schema.pattern import PATTERN_CHARS, PATTERN_CHARS_MAX
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -88,6 +92,28 @@ def the_capabilities() -> Iterator[str]:
     yield from capability_matrix.table()
 
 
+def the_keywords() -> Iterator[str]:
+    """What an answer is held to, and what is refused."""
+    beside = {"if": ", `then`, `else`", "contains": ", `minContains`, `maxContains`"}
+    kept = [f"`{name}`{beside.get(name, '')}" for name in sorted(KEYWORDS)]
+    yield "| Keyword | Where a schema is strict |"
+    yield "|---|---|"
+    yield f"| {', '.join(kept)} | an answer is held to it |"
+    yield f"| {', '.join(f'`{name}`' for name in sorted(REFUSED))} | 400 `unsupported_schema` |"
+    yield "| every other word, `format` among them | a remark, as the draft says |"
+    yield ""
+    yield "| Bound | At most |"
+    yield "|---|---|"
+    yield f"| bytes of one schema | {bounds.BYTES_MAX:,} |"
+    yield f"| schemas within one, references written out | {bounds.NODES_MAX:,} |"
+    yield f"| schemas in all tools and the format of one request | {gate.NODES_MAX:,} |"
+    yield f"| depth of schemas within schemas | {bounds.DEPTH_MAX} |"
+    yield f"| values of all `enum`s in one schema | {bounds.ENUM_VALUES_MAX:,} |"
+    most, each = PATTERN_CHARS_MAX, PATTERN_CHARS
+    yield f"| characters of all patterns that are strict, and {each} for each | {most:,} |"
+    yield f"| depth of an answer's JSON | {json_text.DEPTH_MAX} |"
+
+
 PAGES = {
     "map.md": the_map,
     "errors.md": the_errors,
@@ -95,6 +121,7 @@ PAGES = {
     "capabilities.md": the_capabilities,
     "cli.md": reference.commands,
     "configuration.md": reference.settings,
+    "structured.md": the_keywords,
 }
 
 

@@ -233,7 +233,7 @@ async def test_prefix_and_continuation_are_one_value(size: int) -> None:
 def test_a_prefix_that_begins_no_such_value_is_refused(prefix: str) -> None:
     with pytest.raises(Refused) as caught:
         Guard(a_request(PERSON, prefix=prefix))
-    assert (caught.value.code, caught.value.param) == ("invalid_value", "messages[1].content")
+    assert (caught.value.code, caught.value.param) == ("unsuitable_prefix", "messages[1].content")
     Guard(Request("k", (USER, Message("assistant", prefix, partial=True))))
 
 

@@ -45,8 +45,7 @@ class Guard:
         self._prefix = last.text() if last.partial and self._content is not None else ""
         if self._content is not None and not _begins(self._prefix, self._content):
             at = f"messages[{len(request.messages) - 1}].content"
-            sentence = "content must begin the JSON that response_format asks for."
-            raise Refused("invalid_value", at, what=sentence)
+            raise Refused("unsuitable_prefix", at)
         self._tools = {
             tool.name: Wanted(None if tool.strict is False else tool.parameters)
             for tool in request.tools

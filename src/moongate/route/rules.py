@@ -6,6 +6,8 @@ moves; a thinking switch is not: a model that cannot think answers without.
 
 from collections.abc import Iterator
 
+import msgspec
+
 from moongate.core.cards import Ability, Offer
 from moongate.core.errors import Refused
 from moongate.core.request import ImagePart, Request, VideoPart
@@ -14,7 +16,7 @@ from moongate.route.policy import Policy
 
 
 def check(request: Request, offer: Offer, policy: Policy) -> tuple[Request, tuple[str, ...]]:
-    """The request to go on with, and the names of fields that a ``lenient`` key had dropped.
+    """The request to go on with, and the names of fields that were left out of it.
 
     Raises Refused (400) naming the field.
     """
@@ -25,7 +27,12 @@ def check(request: Request, offer: Offer, policy: Policy) -> tuple[Request, tupl
         # An upstream must never fetch an address that a client names.
         if not url[:5].lower().startswith("data:"):
             raise Refused("image_url_not_allowed", at)
-    return model_policy.check(request, sampling=offer.card.sampling, policy=policy)
+    request, left_out = model_policy.check(request, sampling=offer.card.sampling, policy=policy)
+    if request.sampling.stop and request.format is not None and request.format.kind != "text":
+        # A stop string within the JSON would cut what was promised.
+        sampling = msgspec.structs.replace(request.sampling, stop=())
+        return msgspec.structs.replace(request, sampling=sampling), (*left_out, "stop")
+    return request, left_out
 
 
 def fits(request: Request, offer: Offer, policy: Policy) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 from moongate.core.errors import UpstreamRefused, safe_name
 from moongate.core.ports import Ask
 from moongate.core.request import OWNED, Call, Message, Request
+from moongate.upstream.schemas import format_of, function_of
 from moongate.wire.ids import numbered
 
 HttpKind = Literal["moonshot", "vllm", "sglang", "openai"]
@@ -38,6 +39,7 @@ class Quirks(msgspec.Struct, frozen=True):
     ``partial``: as a message field, by template prefill, or refused. ``cache``: how prompt caches
     are told apart: by the client's key, or by a salt per tenant. ``reasoning``: the names under
     which replayed reasoning is sent. ``builtins``: whether built-in functions exist there.
+    ``mfjs``: whether a strict schema must be of Moonshot's subset there.
     ``references``: address schemes that media may have. ``media``: fields of a media object.
     ``forward``: fields unknown to us that its API documents.
     """
@@ -51,6 +53,7 @@ class Quirks(msgspec.Struct, frozen=True):
     cache: Literal["key", "salt"]
     reasoning: tuple[str, ...]
     builtins: bool
+    mfjs: bool
     references: tuple[str, ...]
     media: tuple[str, ...]
     forward: frozenset[str]
@@ -70,6 +73,7 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         cache="key",
         reasoning=("reasoning_content",),
         builtins=True,
+        mfjs=True,
         references=("data:", "ms://"),
         media=("url",),
         forward=frozenset({"safety_identifier"}),
@@ -85,6 +89,7 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         # Releases differ: the older name is read by some, the newer one by others.
         reasoning=("reasoning_content", "reasoning"),
         builtins=False,
+        mfjs=False,
         references=("data:",),
         media=("url", "detail"),
         forward=_ENGINE_FORWARD,
@@ -99,6 +104,7 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         cache="salt",
         reasoning=("reasoning_content",),
         builtins=False,
+        mfjs=False,
         references=("data:",),
         media=("url", "detail"),
         forward=_ENGINE_FORWARD,
@@ -114,6 +120,7 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         cache="key",
         reasoning=("reasoning_content",),
         builtins=False,
+        mfjs=False,
         references=("data:",),
         media=("url", "detail"),
         forward=frozenset(
@@ -127,8 +134,6 @@ _CARRIED: Final = (
     *("tools", "tool_choice", "response_format"),
     *("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stop"),
 )
-_TOOL: Final = ("name", "description", "parameters", "strict")
-_SCHEMA: Final = ("name", "description", "schema", "strict")
 
 _TEMPERATURE_THINKING: Final = 1.0
 _TEMPERATURE_INSTANT: Final = 0.6
@@ -157,7 +162,7 @@ def shape(
     if "tools" in out:
         out["tools"] = [_tool(tool, quirks) for tool in out["tools"]]
     if "response_format" in out:
-        out["response_format"] = _format(out["response_format"])
+        out["response_format"] = format_of(out["response_format"], mfjs=quirks.mfjs)
     out[quirks.cap] = ask.output_tokens_max
     _switch_thinking(out, request, quirks)
     _fix_sampling(out, request, quirks)
@@ -256,14 +261,7 @@ def _call(call: Call, quirks: Quirks) -> dict[str, Any]:
 def _tool(tool: dict[str, Any], quirks: Quirks) -> dict[str, Any]:
     if tool["type"] != "function" and not quirks.builtins:
         raise UpstreamRefused("unsupported_ability", ability="built-in functions")
-    return {"type": tool["type"], "function": _pick(tool["function"], _TOOL)}
-
-
-def _format(form: dict[str, Any]) -> dict[str, Any]:
-    out = {"type": form["type"]}
-    if isinstance(form.get("json_schema"), dict):
-        out["json_schema"] = _pick(form["json_schema"], _SCHEMA)
-    return out
+    return {"type": tool["type"], "function": function_of(tool, mfjs=quirks.mfjs)}
 
 
 def _continues(request: Request) -> bool:
