@@ -108,6 +108,45 @@ MUTATIONS = (
         "tests/test_ledger_journal.py",
     ),
     Mutation(
+        "settle before the last bytes",
+        "src/moongate/gateway.py",
+        "        bill = await self._book(job, held, outcome)\n",
+        "        if outcome == 'done':\n"
+        "            await self._tell(job, outcome, self.book.bill(held, job.used()))\n"
+        "        bill = await self._book(job, held, outcome)\n",
+        "tests/test_ledger_matrix.py::test_a_gateway_that_dies"
+        "[sqlite-upstream done, before the settle]",
+    ),
+    Mutation(
+        "one charge for one Idempotency-Key",
+        f"{STORE}/holding.py",
+        "        elif n in used:\n            answers[n] = used[n]\n",
+        "",
+        "tests/test_gateway_many.py::test_one_key_fifty_times_at_one_server_is_one_charge",
+    ),
+    Mutation(
+        "no charge above its hold",
+        "src/moongate/ledger/book.py",
+        "    charged = min(due, held_nanos)\n",
+        "    charged = due\n",
+        "tests/test_ledger_book.py::test_charge_and_forgiven_are_the_price_and_never_above_the_hold",
+    ),
+    Mutation(
+        "nothing for a failed answer",
+        "src/moongate/gateway.py",
+        '        charged = outcome in {"done", "credit_stop"} or (\n',
+        '        charged = outcome in {"done", "credit_stop", "upstream_error"} or (\n',
+        "tests/test_gateway_no_charge.py::test_a_fault_of_an_upstream[cut-3-True]",
+    ),
+    Mutation(
+        "own leases before any expire",
+        "src/moongate/ledger/sweep.py",
+        "        if running := self._book.running():\n"
+        "            await self._store.renew(running, at_ms)\n",
+        "",
+        "tests/test_gateway_many.py::test_a_clock_that_jumps_on_one_machine_expires_nothing_early",
+    ),
+    Mutation(
         "key of a route",
         "src/moongate/web/routes.py",
         '"GET", "/v1/usage", "usage", "key",',

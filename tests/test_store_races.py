@@ -10,6 +10,7 @@ from moongate.core.rows import AccountRow
 from moongate.store.sqlite import SqliteStore
 from store_kit import (
     ENGINES,
+    a_budget,
     a_hold,
     an_end,
     balance,
@@ -35,6 +36,23 @@ async def test_tasks_race_for_ten_holds(engine: str, tmp_path: Path) -> None:
             assert len(won) == TRIES
             assert (await balance(store, f"a{n}"))[1] == AFFORDABLE * AMOUNT
         assert len(await store.open_holds()) == rounds * AFFORDABLE
+        assert await store.audit() == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_tasks_race_for_a_small_budget(engine: str, tmp_path: Path) -> None:
+    """A budget has no constraint of the table behind its guard: the wallet has more than enough."""
+    rounds = 10
+    async with opened(make_store(engine, tmp_path)) as store:
+        await furnish(store, 10**9)
+        cap = AFFORDABLE * AMOUNT + AMOUNT - 1
+        for n in range(rounds):
+            budget = a_budget(cap, "life", subject=f"key_{n}", id=f"b{n}")
+            await store.budget_set(budget)
+            rows = [a_hold(f"{n}-{k}", AMOUNT, key=f"key_{n}") for k in range(64)]
+            won = await asyncio.gather(*(took(store, row) for row in rows))
+            assert sum(won) == AFFORDABLE
+            assert await balance(store, f"b{n}/life") == (0, AFFORDABLE * AMOUNT)
         assert await store.audit() == []
 
 
