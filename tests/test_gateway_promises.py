@@ -173,6 +173,30 @@ async def test_a_wrong_instance_is_replaced_whole_and_ends_a_stream_in_an_error(
         assert (status, said["text"]) == (200, GOOD)
 
 
+@pytest.mark.parametrize(("stream", "begins"), [(False, ["{name:"]), (True, ["{", "name:"])])
+async def test_what_has_broken_takes_no_more_money(
+    tmp_path: Path, stream: bool, begins: list[str]
+) -> None:
+    pieces = [f"text {json.dumps(piece)}" for piece in [*begins, *["never"] * 300]]
+    config = ONE_UPSTREAM + "\n[ledger]\nhold_first = 20\nhold_step = 30\nhold_low = 5\n"
+    async with (
+        ScriptedServer("\n---\n".join(["\n".join(pieces), turn(GOOD)])) as scripted,
+        serve(tmp_path, config.format(kind="openai", base_url=scripted.base_url)) as served,
+    ):
+        left = 600_000  # the prompt's bound, and no more than 200 tokens of the answer
+        await served.leave_in_wallet(left)
+        fields = {"response_format": OBJECT, "max_completion_tokens": 1_000}
+        status, said = await answer(served, stream, **fields)
+        row = await the_row(served)
+        if stream:  # its beginning was told
+            assert (status, said.get("code")) == (200, "upstream_error")
+            assert (row.outcome, row.charge_nanos) == ("upstream_error", 0)
+            assert (await served.wallet())[0] == left
+        else:
+            assert (status, said["text"], said["usage"]["attempts"]) == (200, GOOD, 2)
+            assert (row.outcome, row.usage.output) == ("done", 10)
+
+
 @BOTH
 async def test_an_answer_cut_at_its_length_passes_as_it_is(tmp_path: Path, stream: bool) -> None:
     async with upstream_says(tmp_path, turn(GOOD[:13], finish="length")) as (served, _):

@@ -207,6 +207,9 @@ def test_text_that_cannot_fit_is_not_encoded(small: Tokenizer) -> None:
         def count(self, text: str) -> int:
             raise AssertionError("it was encoded")
 
+    described = asked(USER, tools=(Tool("t", description="the moon " * 10_000),))
+    found = count(described, 8192, Never(list, 1, 6))
+    assert (found.least < 100, found.bound) == (True, 8192)  # how it is spelt, nobody knows
     huge = asked(Message("user", "the moon " * 10_000))
     found = count(huge, 8192, Never(list, 1, 6))
     assert found.least == found.bound >= 8192
@@ -248,7 +251,14 @@ def test_without_room_the_refusal_has_both_figures_and_the_words_that_agents_mat
 def test_weight_looks_at_everything_that_is_counted() -> None:
     call = Message("assistant", "ab", thinking="cd", tool_calls=(CALL,))
     result = Message("tool", (TextPart("efg"), ImagePart("x" * 50)), tool_call_id=CALL.id)
-    assert tokens.weight(asked(call, result)) == 2 + 2 + len(CALL.arguments) + 3 + 50
+    called = len(CALL.arguments) + len(CALL.name)
+    assert tokens.weight(asked(call, result)) == 2 + 2 + called + 3 + 50
+    named = tokens.weight(asked(Message("user", "ab", name="n" * 70)))
+    assert named == 72
+    tool = Tool("t", description="d" * 90, parameters={"description": "p" * 80})
+    assert tokens.weight(asked(tools=(tool,))) >= 90 + 80
+    form = Format("json_schema", "f", {"description": "s" * 60})
+    assert tokens.weight(asked(format=form)) >= 60
 
 
 def test_no_text_of_a_prompt_stands_in_a_repr() -> None:

@@ -316,6 +316,21 @@ def test_an_ordinary_event_passes_as_the_same_object_and_costs_next_to_nothing()
     assert min(took_s() for _ in range(20)) / len(batch) < 1e-6
 
 
+def test_a_whole_page_in_one_piece_costs_by_its_length() -> None:
+    page = "<table>" + "<th>Io</th><th" * 20_000
+
+    def took_s(page: str) -> float:
+        markers = Markers(TOOLS)
+        began = time.perf_counter()
+        out = markers.feed([Text(page), Finished("stop")])
+        took_s = time.perf_counter() - began
+        assert "".join(event.text for event in out if isinstance(event, Text)) == page
+        return took_s
+
+    short = min(took_s(page[: len(page) // 32]) for _ in range(3))
+    assert took_s(page) < 80 * short
+
+
 def test_no_repr_tells_content() -> None:
     markers: Any = Markers(TOOLS)
     markers.feed([Text("canary <|tool_call")])

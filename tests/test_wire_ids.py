@@ -1,6 +1,7 @@
 """Tool-call ids: whatever a client sends, a Kimi reads one counter over the conversation."""
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from moongate.upstream.frames import Look
 from moongate.upstream.quirks import shape
 from moongate.upstream.scripted import ScriptedServer
 from moongate.wire.chat import ChatCodec
+from moongate.wire.chat.conversation import read_messages
 from moongate.wire.ids import Numbering, numbered
 from upstream_kit import an_ask, events_of, running, told
 
@@ -150,6 +152,24 @@ def test_a_growing_conversation_keeps_its_beginning(
         id for row in ids(sent("moonshot", *messages, USER)) if isinstance(row, list) for id in row
     ]
     assert [int(id.rpartition(":")[2]) for id in flat] == list(range(len(flat)))
+
+
+def test_thousands_of_calls_answered_backwards_take_no_time() -> None:
+    def took_s(count: int) -> float:
+        calls = [{"id": f"c{n}", "function": {"name": "f", "arguments": ""}} for n in range(count)]
+        said = [{"role": "tool", "tool_call_id": f"c{n}", "content": ""} for n in range(count)]
+        body = {"messages": [{"role": "assistant", "tool_calls": calls}, *reversed(said)]}
+        messages = read_messages(body)
+        began = time.perf_counter()
+        found = numbered(messages)
+        took_s = time.perf_counter() - began
+        assert [m.tool_call_id for m in found[1:]] == [
+            call.id for call in found[0].tool_calls[::-1]
+        ]
+        return took_s
+
+    short = min(took_s(300) for _ in range(5))
+    assert min(took_s(4800) for _ in range(3)) < 16 * 5 * short
 
 
 def test_what_needs_no_new_id_is_the_same_object() -> None:

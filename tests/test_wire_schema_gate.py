@@ -132,11 +132,15 @@ def test_a_tool_that_is_not_strict_may_have_an_odd_schema(schema, keyword, stric
     assert instance(schema) is None
 
 
-def test_a_strict_tool_takes_an_object():
+@pytest.mark.parametrize("strict", [None, False, True])
+def test_a_tool_takes_an_object_and_so_does_a_format_that_promises_no_more(strict):
     for schema in ({"type": "string"}, {"type": ["array", "null"]}):
-        assert refused(tools=[tool(schema, strict=True)]) == (TOOL_AT, "type")
+        assert refused(tools=[tool(schema, strict=strict)]) == (TOOL_AT, "type")
+        assert refused(response_format=fmt(schema, strict=False)) == (FORMAT_AT, "type")
         assert read(response_format=fmt(schema)).format.schema == schema
-    assert read(tools=[tool({"type": ["object", "null"]}, strict=True)])
+    for schema in ({"type": ["object", "null"]}, {}, {"properties": {}}):
+        assert read(tools=[tool(schema, strict=strict)])
+        assert read(response_format=fmt(schema, strict=False))
 
 
 def forking(depth, pair):

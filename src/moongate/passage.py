@@ -74,11 +74,14 @@ class Passage:
         return "done"
 
     async def _let(self, job: Job, cover: Cover, events: list[Event]) -> bool:
-        """Pass a batch on, as far as it is paid for; False when the rest never will be."""
+        """Pass a batch on, as far as it is paid for; False when the rest never will be.
+
+        Of an answer that broke, nothing passes and nobody pays: it is only counted.
+        """
         tap = job.tap
         whole = cover.fits(tap.after(events))
         for piece in (events,) if whole else _pieces(events):
-            if not whole and type(piece[0]) in _CONTENT:
+            if not (whole or job.guard.broken) and type(piece[0]) in _CONTENT:
                 count = tap.after(piece)
                 if not cover.fits(count) and not await cover.reach(count):
                     return False
@@ -87,7 +90,7 @@ class Passage:
             if job.watch is not None:
                 job.watch.see(passed)
             await job.delivery.write(passed)
-        if not tap.finished:
+        if not (tap.finished or job.guard.broken):
             cover.look(tap.count)
         return True
 
@@ -109,7 +112,8 @@ class Passage:
                         yield events
                         if events and type(events[-1]) is Failed:
                             raise UpstreamProtocolError(events[-1].kind)
-                        if job.guard.broken and not job.may_ask_again:
+                        # Behind its finish stand its counts, which tell what it took.
+                        if job.guard.broken and not (job.may_ask_again and job.tap.finished):
                             raise NotAsPromised
                 if job.guard.broken:
                     raise NotAsPromised

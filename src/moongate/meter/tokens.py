@@ -5,7 +5,7 @@ template wraps around them bound the prompt from above. Without a tokenizer the 
 bytes a token and rounds down: where nobody told us, the doubt is the customer's benefit.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -44,9 +44,11 @@ class Count(msgspec.Struct, frozen=True):
 
 def weight(request: Request) -> int:
     """Characters that counting ``request`` looks at, roughly: what decides where it is done."""
-    total = 0
+    total = sum(len(tool.description or "") + _written(tool.parameters) for tool in request.tools)
+    total += _written(request.format.schema if request.format else None)
     for message in request.messages:
-        total += len(message.thinking or "") + sum(len(c.arguments) for c in message.tool_calls)
+        total += len(message.thinking or "") + len(message.name or "")
+        total += sum(len(call.arguments) + len(call.name) for call in message.tool_calls)
         content = message.content or ""
         if isinstance(content, str):
             total += len(content)
@@ -58,6 +60,11 @@ def weight(request: Request) -> int:
     return total
 
 
+def _written(schema: dict[str, Any] | None) -> int:
+    """How long a schema is when it is written; its size was bounded where it was read."""
+    return len(msgspec.json.encode(schema)) if schema else 0
+
+
 def count(request: Request, window: int, tokenizer: Tokenizer | None = None) -> Count:
     """The tokens of ``request`` at a model with ``window``; heavy where the request is.
 
@@ -65,10 +72,11 @@ def count(request: Request, window: int, tokenizer: Tokenizer | None = None) -> 
     """
     rendered = render(request)
     heads, size = sum(map(_size, rendered.heads)), sum(map(_size, rendered.texts))
-    if tokenizer is not None and rendered.control + tokenizer.least(heads + size) < window:
+    loose = sum(map(_size, rendered.loose))
+    if tokenizer is not None and rendered.control + tokenizer.least(heads + size + loose) < window:
         return _by_tokenizer(rendered, tokenizer, window)
     least = 1 if tokenizer is None else rendered.control + tokenizer.least(heads + size)
-    size += sum(map(_size, rendered.loose))
+    size += loose
     wrapped = REQUEST_OVERHEAD + MESSAGE_OVERHEAD * len(request.messages) + rendered.control
     bound = heads + size + wrapped + LOOSE * len(rendered.loose) + BLANK * rendered.blank
     told = max(least, size // BYTES_PER_TOKEN)

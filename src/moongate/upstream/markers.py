@@ -22,6 +22,8 @@ from moongate.upstream.marker_text import Held
 
 _QUOTING: Final = frozenset(" `'\"(<“「")
 _QUOTED: Final = frozenset("`'\")>,.;:”」")
+_AT_ONCE: Final = 2_048
+"""So much of a piece is read at a time: what is behind a mark that is prose has to be moved."""
 _State = Literal["prose", "arguments", "section"]
 
 
@@ -86,11 +88,13 @@ class _Choice:
 
     def say(self, event: Text | Thinking, out: list[Event]) -> None:
         """Take a piece of text."""
-        kind = type(event)
         if not event.text:
             out.append(event)
-            return
-        self._held.put(kind, event.text)
+        for at in range(0, len(event.text), _AT_ONCE):
+            self._read(type(event), event.text[at : at + _AT_ONCE], out)
+
+    def _read(self, kind: type[Text] | type[Thinking], text: str, out: list[Event]) -> None:
+        self._held.put(kind, text)
         self._mark = len(out)
         steps = {"prose": self._prose, "arguments": self._arguments, "section": self._between}
         while self._held.text and steps[self._state](out):

@@ -7,6 +7,7 @@ from there. Pure, and a function of the messages' order alone: the ids of a conv
 change while it grows, so that a prompt cache keeps its prefix.
 """
 
+from collections import deque
 from collections.abc import Iterable
 
 import msgspec
@@ -32,24 +33,23 @@ def numbered(messages: Iterable[Message]) -> tuple[Message, ...]:
     before it: ids that repeat, within one message or across the conversation, stay apart.
     """
     out: list[Message] = []
-    waiting: list[tuple[str, str]] = []  # (the client's id, ours)
+    waiting: dict[str, deque[str]] = {}  # the client's id -> ours, in their order
     count = 0
     for message in messages:
         made = message
         if message.role == "assistant":
-            waiting = []
+            waiting = {}
         if message.tool_calls:
             calls = []
             for call in message.tool_calls:
                 calls.append(msgspec.structs.replace(call, id=call_id(call.name, count)))
-                waiting.append((call.id, calls[-1].id))
+                waiting.setdefault(call.id, deque()).append(calls[-1].id)
                 count += 1
             made = msgspec.structs.replace(message, tool_calls=tuple(calls))
         elif message.role == "tool":
-            answered = next((pair for pair in waiting if pair[0] == message.tool_call_id), None)
-            if answered is not None:
-                waiting.remove(answered)
-                made = msgspec.structs.replace(message, tool_call_id=answered[1])
+            ours = waiting.get(message.tool_call_id or "")
+            if ours:
+                made = msgspec.structs.replace(message, tool_call_id=ours.popleft())
         out.append(made)
     return tuple(out)
 

@@ -7,6 +7,7 @@ of unknown fields stay, because SDKs replay their own message objects with them.
 refuses to know what a model can do with a message.
 """
 
+from collections import Counter
 from typing import Any, Final, cast
 
 from moongate.core.errors import Refused
@@ -157,7 +158,7 @@ def _check_order(messages: tuple[Message, ...]) -> None:
 
     ``partial`` stands on a last message of the assistant only.
     """
-    waiting: list[str] = []
+    waiting: Counter[str] = Counter()
     asked_at = 0
     for i, message in enumerate(messages):
         if message.partial and (message.role != "assistant" or i + 1 < len(messages)):
@@ -167,17 +168,18 @@ def _check_order(messages: tuple[Message, ...]) -> None:
                 "partial is for the last message, when it is the assistant's.",
             )
         if message.role == "tool":
-            if message.tool_call_id not in waiting:
+            answered = message.tool_call_id or ""
+            if not waiting[answered]:
                 raise Refused("invalid_tool_call_id", f"messages[{i}].tool_call_id")
-            waiting.remove(message.tool_call_id)
+            waiting[answered] -= 1
         elif message.role == "assistant":
             _check_answered(waiting, asked_at)
-            waiting, asked_at = [call.id for call in message.tool_calls], i
+            waiting, asked_at = Counter(call.id for call in message.tool_calls), i
     _check_answered(waiting, asked_at)
 
 
-def _check_answered(waiting: list[str], asked_at: int) -> None:
-    if waiting:
+def _check_answered(waiting: Counter[str], asked_at: int) -> None:
+    if waiting.total():
         raise fields.refusal(
             "invalid_value",
             f"messages[{asked_at}].tool_calls",

@@ -2,7 +2,8 @@
 
 All are held to the bounds. What a client asks to be held to exactly (a tool with ``strict: true``,
 a ``json_schema`` format unless ``strict: false``) is refused where no answer could be held to it;
-of the rest a valid object is promised, or the schema where it can be held to (:func:`instance`).
+of the rest a valid object is promised, or the schema where it can be held to (:func:`instance`), so
+a schema that only other types fit is refused.
 """
 
 from typing import Any, Final
@@ -12,7 +13,7 @@ from moongate.wire.schema.bounds import weigh
 from moongate.wire.schema.ends import ends
 from moongate.wire.schema.instance import Instance
 from moongate.wire.schema.pattern import PATTERN_CHARS_MAX
-from moongate.wire.schema.words import Unsupported
+from moongate.wire.schema.words import TYPES, Unsupported
 
 OBJECT: Final[dict[str, Any]] = {"type": "object"}
 NODES_MAX: Final = 5000
@@ -36,7 +37,9 @@ class Gate:
     def _check(self, schema: Any, path: str, *, exact: bool, only_object: bool) -> None:
         try:
             self._nodes += weigh(schema)
-            keyword = self._unheld(schema, only_object=only_object) if exact else None
+            keyword = self._unheld(schema) if exact else None
+            if keyword is None and (only_object or not exact) and _never_object(schema):
+                keyword = "type"  # what is promised is an object
         except Unsupported as error:
             keyword = error.keyword
         if self._nodes > NODES_MAX:
@@ -44,15 +47,20 @@ class Gate:
         if keyword is not None:
             raise Refused("unsupported_schema", path, keyword=keyword)
 
-    def _unheld(self, schema: Any, *, only_object: bool) -> str | None:
+    def _unheld(self, schema: Any) -> str | None:
         """The keyword by which no answer could be held to it. Raises Unsupported as well."""
         self._pattern_chars += Instance(schema).pattern_chars
         if self._pattern_chars > PATTERN_CHARS_MAX:
             return "pattern"
-        if not ends(schema, schema):
-            return "$ref"
-        kinds = schema.get("type", "object")
-        return "type" if only_object and kinds != "object" and "object" not in kinds else None
+        return None if ends(schema, schema) else "$ref"
+
+
+def _never_object(schema: Any) -> bool:
+    """Whether the types that ``schema`` names leave no room for an object."""
+    named = schema.get("type", "object")
+    kinds = [named] if isinstance(named, str) else named
+    known = isinstance(kinds, list) and all(isinstance(k, str) and k in TYPES for k in kinds)
+    return known and bool(kinds) and "object" not in kinds
 
 
 def instance(schema: Any) -> Instance | None:
