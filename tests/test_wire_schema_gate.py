@@ -200,6 +200,18 @@ def test_what_just_fits_is_taken():
     Gate().format(text, "p", strict=True)
 
 
+def test_names_that_are_looked_for_everywhere_are_bounded():
+    def named(count, values):
+        refs = {f"p{at}": {"$ref": f"#a{at}"} for at in range(count)}
+        defs = {f"d{at}": {"$anchor": f"a{at}", "type": "null"} for at in range(count)}
+        return {"type": "object", "properties": refs, "$defs": defs, "default": [[]] * values}
+
+    Gate().tool(named(40, 200), "p", strict=True)
+    with pytest.raises(Refused) as caught:
+        Gate().tool(named(100, 12_000), "p", strict=None)
+    assert "nodes over 500" in caught.value.message
+
+
 def test_the_tools_of_one_request_are_bounded_together():
     tools = [tool(wide(400), name=f"f{i}") for i in range(NODES_IN_ALL_MAX // 401 + 1)]
     assert read(tools=tools[:-1])

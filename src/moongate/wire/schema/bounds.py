@@ -17,6 +17,8 @@ BYTES_MAX: Final = 65_536
 NODES_MAX: Final = 500
 DEPTH_MAX: Final = 16
 ENUM_VALUES_MAX: Final = 1000
+VALUES_A_NODE: Final = 200
+"""Looking at so many values for a name takes as long as a node."""
 
 _ONE: Final = (
     *("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not"),
@@ -30,19 +32,21 @@ _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 def weigh(schema: Any) -> int:
     """The nodes of ``schema``. Raises Unsupported when it is too large or looks outside itself."""
-    _weigh_text(schema)
-    return _count_nodes(schema)
+    return _count_nodes(schema, _weigh_text(schema))
 
 
-def _weigh_text(schema: Any) -> None:
-    """Bytes, values of enums, and references to other documents, wherever they stand.
+def _weigh_text(schema: Any) -> int:
+    """How many values there are in it.
+
+    Bytes, values of enums, and references to other documents are judged, wherever they stand.
 
     ``size`` is a lower bound of the bytes, until it is known that they may fit.
     """
-    size = enums = 0
+    size = enums = values = 0
     left: list[tuple[Any, bool]] = [(schema, False)]
     while left and size <= BYTES_MAX:
         value, plain = left.pop()
+        values += 1
         if isinstance(value, dict):
             size += 2 + 4 * len(value)
             if not plain:
@@ -62,14 +66,22 @@ def _weigh_text(schema: Any) -> None:
         raise Unsupported(f"size over {BYTES_MAX} bytes")
     if enums > ENUM_VALUES_MAX:
         raise Unsupported(f"enum over {ENUM_VALUES_MAX} values")
+    return values
 
 
 def _outside(reference: Any) -> bool:
     return isinstance(reference, str) and not reference.startswith("#")
 
 
-def _count_nodes(schema: Any) -> int:
-    """Schemas within schemas, with references written out."""
+def _by_name(reference: Any) -> bool:
+    return isinstance(reference, str) and reference[1:2] not in ("", "/")
+
+
+def _count_nodes(schema: Any, values: int) -> int:
+    """Schemas within schemas, with references written out.
+
+    A name (``$anchor``) is looked for among all ``values``, which counts as nodes too.
+    """
     nodes = 0
     left: list[tuple[Any, Any, int, frozenset[int]]] = [(schema, schema, 1, frozenset())]
     while left:
@@ -84,6 +96,9 @@ def _count_nodes(schema: Any) -> int:
         root = resource(node, root)
         above |= {id(node)}
         left += [(inner, root, depth + 1, above) for inner in _inner(node)]
+        nodes += sum(_by_name(node.get(name)) for name in _REFERENCES) * (values // VALUES_A_NODE)
+        if nodes > NODES_MAX:
+            raise Unsupported(f"nodes over {NODES_MAX}")
         for name in _REFERENCES:
             place = follow(node.get(name), root)
             if place is not None and id(place.value) not in above:
