@@ -15,8 +15,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
@@ -94,20 +92,15 @@ async def measure(store: Store, seconds: float) -> dict[str, float]:
     return {"unbatched": round(alone), "hot": round(hot), "many": round(many)}
 
 
-@asynccontextmanager
-async def postgres(url: str | None) -> AsyncIterator[str | None]:
-    """The address of an empty database: yours, or one in a cluster that ends with this."""
-    if url is not None:
-        yield url
-        return
+def postgres() -> str | None:
+    """The address of an empty database in a cluster that ends with this process, if it can be."""
     sys.path.insert(0, str(servers.BENCH.parent / "tests"))
     try:
-        from postgres_kit import cluster  # noqa: PLC0415 - only where PostgreSQL is installed
-    except (ImportError, OSError):
-        yield None
-        return
-    with cluster() as made:
-        yield made.database()
+        from postgres_kit import database  # noqa: PLC0415 - only where PostgreSQL is installed
+
+        return database()
+    except (ImportError, OSError, AssertionError):
+        return None
 
 
 class Asker(asyncio.Protocol):
@@ -199,11 +192,11 @@ def added(scratch: Path, rounds: int, seconds: float) -> dict[str, float]:
 async def rates(scratch: Path, url: str | None, seconds: float) -> dict[str, dict[str, float]]:
     """The pairs of each store that is here."""
     found = {"sqlite": await measure(SqliteStore(scratch / "ledger.db"), seconds)}
-    async with postgres(url) as address:
-        if address is not None:
-            from moongate.store.postgres import PostgresStore  # noqa: PLC0415 - an extra
+    address = url or postgres()
+    if address is not None:
+        from moongate.store.postgres import PostgresStore  # noqa: PLC0415 - an extra
 
-            found["postgres"] = await measure(PostgresStore(address), seconds)
+        found["postgres"] = await measure(PostgresStore(address), seconds)
     return found
 
 
