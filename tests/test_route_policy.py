@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from moongate.core.cards import Fixed
+from moongate.core.cards import Card, Fixed, Offer
 from moongate.core.errors import Refused
+from moongate.core.money import Price
 from moongate.core.request import Request
+from moongate.core.rows import PriceRow
+from moongate.route import rules
 from moongate.route.policy import check
 from moongate.wire.chat import ChatCodec
 
@@ -91,3 +94,20 @@ def test_a_strict_key_takes_no_unknown_field():
     known = ask(safety_identifier="u", prompt_cache_key="k")
     assert check(known, sampling=K25, policy="strict") == (known, ())
     assert check(ask(seed=1), sampling=K25)[1] == ()
+
+
+def test_stop_strings_are_left_out_beside_a_json_format_and_named():
+    able = frozenset({"json"})
+    card = Card("m", (), 1000, 100, able, ())
+    price = PriceRow(1, "m", Price(1, 1, 1), 0)
+    offer = Offer(card, price, 1000, 100, able, "", "none", "u", None)
+    of_a_schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}
+    for form, kept, left_out in (
+        (None, ("}",), ()),
+        ({"type": "text"}, ("}",), ()),
+        ({"type": "json_object"}, (), ("stop",)),
+        (of_a_schema, (), ("stop",)),
+    ):
+        request = ask(stop=["}"], response_format=form)
+        found, names = rules.check(request, offer, "standard")
+        assert (found.sampling.stop, names) == (kept, left_out)
