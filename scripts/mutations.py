@@ -20,6 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 STORE = "src/moongate/store"
 POSTGRES = f"{STORE}/migrations/postgres/0002_moves.sql"
+POSTGRES_SETTLE = f"{STORE}/migrations/postgres/0004_attempts.sql"
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", ".cache", ".*_cache", ".hypothesis", "__pycache__", "node_modules", "results"
 )
@@ -60,7 +61,7 @@ MUTATIONS = (
     ),
     Mutation(
         "compare-and-set of settle, PostgreSQL",
-        POSTGRES,
+        POSTGRES_SETTLE,
         "WHERE hold.id = done.hold AND hold.state = 0\n",
         "WHERE hold.id = done.hold\n",
         "tests/test_ledger_book.py::test_settling_again_returns_the_first_bill[postgres]",
