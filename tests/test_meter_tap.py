@@ -5,6 +5,7 @@ import pytest
 from moongate.core.events import Finished, Started, Text, Used
 from moongate.core.money import Counts, Usage
 from moongate.meter.tap import Tap
+from moongate.meter.tokens import Count
 
 
 @pytest.mark.parametrize(
@@ -25,12 +26,12 @@ from moongate.meter.tap import Tap
 def test_what_is_billed_of_what_an_upstream_says(
     counts: Counts, usage: Usage, odd: list[str]
 ) -> None:
-    tap = Tap(prompt_bound=100, prompt_estimate=30)
+    tap = Tap(Count(least=0, tokens=30, bound=100))
     tap.see([Started(), Text("a"), Text("b"), Finished("stop"), Used(counts)])
     assert (tap.usage(), tap.odd) == (usage, odd)
 
 
 def test_empty_pieces_are_no_tokens() -> None:
-    tap = Tap(prompt_bound=100, prompt_estimate=30)
+    tap = Tap(Count(least=0, tokens=30, bound=100))
     tap.see([Started(), Text(""), Text("a")])
     assert (tap.count, tap.after([Text("")])) == (1, 2)  # after is an upper bound
