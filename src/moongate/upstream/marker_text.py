@@ -1,6 +1,11 @@
 """Text that is held back until it is clear what it is; each part remembers what it came as."""
 
-from moongate.core.events import Text, Thinking
+from itertools import groupby
+from typing import cast
+
+import msgspec
+
+from moongate.core.events import Event, Text, Thinking
 from moongate.core.sealed import size_of
 
 Kind = type[Text] | type[Thinking]
@@ -49,3 +54,16 @@ class Held:
     def clear(self) -> None:
         """Forget all of it."""
         self.take(len(self.text))
+
+
+def joined(events: list[Event]) -> list[Event]:
+    """``events`` with neighbours of one kind of text in one piece."""
+    whole: list[Event] = []
+    for kind, some in groupby(events, type):
+        if kind is Text or kind is Thinking:
+            first, *rest = cast("list[Text | Thinking]", list(some))
+            text = "".join([first.text, *(one.text for one in rest)])
+            whole.append(msgspec.structs.replace(first, text=text))
+        else:
+            whole += some
+    return whole

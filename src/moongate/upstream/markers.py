@@ -3,10 +3,8 @@
 A model of the Kimi family writes calls as ``<|tool_calls_section_begin|>``, then for each call
 ``<|tool_call_begin|>functions.NAME:IDX<|tool_call_argument_begin|>JSON<|tool_call_end|>``, then
 ``<|tool_calls_section_end|>``, and its reasoning up to ``</think>``. Whatever of this is left in
-reasoning or content, cut anywhere, becomes proper calls. Grammar decides: a marker that is not
-followed by what must follow is somebody's prose about markers, and passes as it is; so does a call
-of a function that is not on offer. A section that has begun and breaks off raises BrokenSection.
-No more is held back than what may still be a marker. ``grammar`` knows how they are spelt.
+reasoning or content, cut anywhere, becomes proper calls. Grammar decides: a marker not followed by
+what must follow is prose and passes, so does a call of what is not on offer; a broken section raises.
 """
 
 from collections.abc import Sequence
@@ -18,12 +16,11 @@ from moongate.core.events import Event, Finished, Text, Thinking, ToolArgs, Tool
 from moongate.core.request import Tool
 from moongate.upstream import marker_grammar as grammar
 from moongate.upstream.marker_grammar import BrokenSection, Header, Json
-from moongate.upstream.marker_text import Held
+from moongate.upstream.marker_text import Held, joined
 
 _QUOTING: Final = frozenset(" `'\"(<“「")
 _QUOTED: Final = frozenset("`'\")>,.;:”」")
-_AT_ONCE: Final = 2_048
-"""So much of a piece is read at a time: what is behind a mark that is prose has to be moved."""
+_AT_ONCE: Final = 2_048  # of a piece is read at a time: what is behind prose has to be moved
 _State = Literal["prose", "arguments", "section"]
 
 
@@ -88,10 +85,13 @@ class _Choice:
 
     def say(self, event: Text | Thinking, out: list[Event]) -> None:
         """Take a piece of text."""
-        if not event.text:
-            out.append(event)
+        begun = len(out)
         for at in range(0, len(event.text), _AT_ONCE):
             self._read(type(event), event.text[at : at + _AT_ONCE], out)
+        if len(event.text) > _AT_ONCE:
+            out[begun:] = joined(out[begun:])
+        elif not event.text:
+            out.append(event)
 
     def _read(self, kind: type[Text] | type[Thinking], text: str, out: list[Event]) -> None:
         self._held.put(kind, text)
