@@ -4,7 +4,7 @@ A model of the Kimi family writes calls as ``<|tool_calls_section_begin|>``, the
 ``<|tool_call_begin|>functions.NAME:IDX<|tool_call_argument_begin|>JSON<|tool_call_end|>``, then
 ``<|tool_calls_section_end|>``, and its reasoning up to ``</think>``. Whatever of this is left in
 reasoning or content, cut anywhere, becomes proper calls. Grammar decides: a marker not followed by
-what must follow is prose and passes, so does a call of what is not on offer; a broken section raises.
+what must follow is prose and passes, as does a call of what is not on offer; a torn section raises.
 """
 
 from collections.abc import Sequence
