@@ -8,6 +8,9 @@
     │   ├── UpstreamTimeout      it stayed silent too long
     │   ├── UpstreamProtocolError  it sent what its dialect does not allow
     │   └── UpstreamRefused      a 400 that is the client's to fix; carries the row's code
+    ├── FetchError           something at an address that a client named did not come
+    │   ├── UrlRefused           the address, or one on the way, may not be fetched
+    │   └── FetchFailed          it may be, and did not come: silence, a status, its size
     ├── ClientLeft           the client hung up, or read too slowly
     ├── LedgerUnavailable    the store cannot commit now; nothing was charged
     └── ConfigurationError   start-up cannot go on; the text is for the operator
@@ -224,6 +227,22 @@ class UpstreamRefused(UpstreamError):
         super().__init__(row)
         self.row = row
         self.facts: dict[str, Any] = dict(facts)
+
+
+class FetchError(MoongateError):
+    """What is at an address that a client named did not come. ``kind`` is a word for logs."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class UrlRefused(FetchError):
+    """The address may not be fetched: its scheme, port or host, or what lies behind its name."""
+
+
+class FetchFailed(FetchError):
+    """It may be fetched, and did not come: unknown, silent, another status than 200, too large."""
 
 
 class ClientLeft(MoongateError):

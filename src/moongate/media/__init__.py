@@ -1,0 +1,1 @@
+"""What is brought from elsewhere: addresses judged, documents fetched, pictures looked at."""
