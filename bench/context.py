@@ -125,7 +125,7 @@ def judged(sums: dict[str, Figures], fsync_us: float) -> list[tuple[str, float, 
     def more(what: str, than: str, figure: str, of: str = "") -> float:
         return (sums[what][figure] - sums[than][of or figure]) / 1000
 
-    quiet = "streams"
+    prompts, pictures = "1 MB prompts", "20 MB pictures"
     return [
         (
             "added to a 1 MB prompt, p50",
@@ -133,13 +133,13 @@ def judged(sums: dict[str, Figures], fsync_us: float) -> list[tuple[str, float, 
             ADDED_MS + 2 * fsync_us / 1000,
         ),
         (
-            "other streams beside 1 MB prompts, p99 grows by",
-            more("streams beside 1 MB prompts", quiet, "p99_us"),
+            f"other streams beside {prompts}, p99 grows by",
+            more(f"streams beside {prompts}", f"streams, {prompts} to the origin", "p99_us"),
             GROWTH_MS,
         ),
         (
-            "other streams beside 20 MB pictures, longest over the quiet p99",
-            more("streams beside 20 MB pictures", quiet, "max_us", "p99_us"),
+            f"other streams beside {pictures}, longest delay grows by",
+            more(f"streams beside {pictures}", f"streams, {pictures} to the origin", "max_us"),
             STALL_MS,
         ),
     ]
