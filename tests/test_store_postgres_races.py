@@ -234,18 +234,6 @@ async def test_clocks_of_the_processes_do_not_matter() -> None:
 
 
 @on_postgres
-async def test_what_a_journal_replays_keeps_its_time() -> None:
-    async with replicas(1) as (store,):
-        await furnish(store, 10**9)
-        row = await held(store, a_hold("h1", 400))
-        late_ms = row.created_ms + 77
-        assert await store.settle(an_end(row, late=True, ended_ms=late_ms))
-        used = await store.usage_row("h1")
-        assert used is not None
-        assert used.ended_ms == late_ms
-
-
-@on_postgres
 async def test_revenue_is_spread_and_adds_up() -> None:
     async with replicas(6) as stores:
         await furnish(stores[0], 10**9)
