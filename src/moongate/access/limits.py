@@ -191,6 +191,20 @@ class Limits:
             if not self.running:
                 self._empty.set()
 
+    async def request(self, principal: Principal) -> dict[str, str]:
+        """Take one request of the rates and nothing else, for a look that generates nothing.
+
+        Returns the headers that tell how these rates stand. Raises Refused (429).
+        """
+        rates = tuple(rate for rate in _rates(principal, 0) if rate.name.endswith(":requests"))
+        if not rates:
+            return {}
+        answer = await self.ask(Ask(principal.account, "take", (), rates))
+        standing = _standing(rates, answer)
+        if answer.refused >= 0:
+            raise RateLimited(_DIMENSIONS["requests"], answer.wait_ms, standing)
+        return standing
+
     async def ask(self, ask: Ask) -> Answer:
         """One step of counting."""
         return await self._counter.ask(ask)
