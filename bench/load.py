@@ -2,6 +2,7 @@
 
     python bench/load.py small URL KEY MODEL --connections 16 --seconds 5
     python bench/load.py paced URL KEY MODEL --connections 1000
+    python bench/load.py small URL KEY MODEL --connections 1 --code 1000000
 
 ``small``: each connection sends an unstreamed request as soon as the answer to the last has come.
 ``paced``: each connection opens one stream; a token's delay is the clock at arrival less the clock
@@ -10,9 +11,13 @@ that the origin wrote into it. Prints one JSON object; durations are microsecond
 
 import argparse
 import asyncio
+import base64
 import json
+import os
 import re
+import sysconfig
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvloop
@@ -24,13 +29,28 @@ LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 WARM_NS = 2_000_000_000
 
 
+def content(options: argparse.Namespace) -> object:
+    """What the user says: a sentence, the source of this Python, or a picture of noise."""
+    if options.image:
+        picture = base64.b64encode(os.urandom(options.image * 3 // 4)).decode()
+        url = f"data:image/png;base64,{picture}"
+        return [{"type": "image_url", "image_url": {"url": url}}]
+    if not options.code:
+        return options.prompt
+    said = ""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    while len(said) < options.code:
+        said += "".join(file.read_text(errors="replace") for file in files)
+    return said[: options.code]
+
+
 def request(options: argparse.Namespace) -> bytes:
     """The bytes of one chat request."""
     place = urlsplit(options.url)
     body = json.dumps(
         {
             "model": options.model,
-            "messages": [{"role": "user", "content": options.prompt}],
+            "messages": [{"role": "user", "content": content(options)}],
             "max_completion_tokens": options.tokens,
             "stream": options.kind == "paced",
         }
@@ -149,6 +169,7 @@ async def drive(options: argparse.Namespace) -> dict[str, float]:
         "per_s": round(len(delays) / passed_s, 1),
         "p50_us": round(percentile(delays, 0.50), 1),
         "p99_us": round(percentile(delays, 0.99), 1),
+        "max_us": round(percentile(delays, 1), 1),
         "tokens": sum(client.tokens for client in clients),
         "faults": sum(client.faults for client in clients),
     }
@@ -165,6 +186,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--tokens", type=int, default=1024, help="the most that are asked for")
     parser.add_argument("--prompt", default="Name three moons.")
+    parser.add_argument("--code", type=int, default=0, help="a prompt of so many characters")
+    parser.add_argument("--image", type=int, default=0, help="a picture of so many characters")
     print(json.dumps(uvloop.run(drive(parser.parse_args()))))
 
 

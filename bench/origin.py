@@ -19,6 +19,7 @@ import uvloop
 
 SMALL_TOKENS = 16
 PACE_S = 0.1
+ENDS = 4_096
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\n"
 STREAM_HEAD = HEAD % b"text/event-stream" + b"transfer-encoding: chunked\r\n\r\n"
 FRAME = (
@@ -56,7 +57,8 @@ class Origin(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.buffer = b""
+        self.buffer = bytearray()
+        self.need = 0
         self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -71,26 +73,33 @@ class Origin(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Collect a request; answer it when it is whole."""
         self.buffer += data
-        head, found, body = self.buffer.partition(b"\r\n\r\n")
-        if not found:
+        if len(self.buffer) < self.need:
+            return  # a large body is not looked at again with each piece
+        end = self.buffer.find(b"\r\n\r\n") + 4
+        if end < 4:
             return
+        head = bytes(self.buffer[:end])
         length = 0
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
                 length = int(line[15:])
-        if len(body) >= length:
-            self.buffer = body[length:]
-            self.answer(head, body[:length])
+        self.need = end + length
+        if len(self.buffer) >= self.need:
+            body = bytes(self.buffer[end : self.need])
+            del self.buffer[: self.need]
+            self.need = 0
+            self.answer(head, body)
 
     def answer(self, head: bytes, body: bytes) -> None:
-        """Answer one request."""
+        """Answer one request. What says how stands at a body's two ends."""
+        first, last_part = body[:ENDS], body[-ENDS:]
         if head.startswith(b"GET"):
             self.send(MODELS)
-        elif b"paced-" in body:
+        elif b'"paced-' in first:
             self.transport.write(STREAM_HEAD)
-            count = int(body.split(b"paced-")[1].split(b'"')[0])
+            count = int(first.split(b'"paced-')[1].split(b'"')[0])
             self.pace(count, count, self.loop.time())
-        elif b'"stream":true' in body.replace(b" ", b""):
+        elif b'"stream":true' in last_part.replace(b" ", b""):
             frames = b"".join(token() for _ in range(SMALL_TOKENS)) + last(SMALL_TOKENS)
             self.transport.write(STREAM_HEAD + chunk(frames) + b"0\r\n\r\n")
         else:

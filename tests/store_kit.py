@@ -108,7 +108,6 @@ def an_end(
     *,
     price: Price = KIMI,
     void: bool = False,
-    late: bool = False,
     outcome: Outcome = "done",
     ended_ms: int = NOW_MS + 1_000,
     **fields: Any,
@@ -131,7 +130,7 @@ def an_end(
         "created_ms": hold.created_ms,
         "ended_ms": ended_ms,
     }
-    return Settlement(UsageRow(**(values | fields)), void=void, late=late)
+    return Settlement(UsageRow(**(values | fields)), void=void)
 
 
 async def balance(store: Store, account: str = "acme") -> tuple[int, int]:

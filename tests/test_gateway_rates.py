@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import aiohttp
+
 from moongate.core.rows import Quota
 from moongate.store.memory import MemoryStore
 from moongate.upstream.scripted import ScriptedServer
@@ -94,3 +96,47 @@ async def test_answers_at_once_are_bounded_and_an_end_frees_its_place(tmp_path: 
         again = await asyncio.gather(*(served.post(ask()) for _ in range(3)))
         assert [reply.status for reply in again] == [200] * 3
         assert len(await served.usage()) == 6
+
+
+async def test_looks_into_the_books_take_a_request_and_nothing_else(tmp_path: Path) -> None:
+    """What reads many rows, or asks a payment service, is no way around a key's rate."""
+    config = ONE_UPSTREAM.format(kind="moonshot", base_url="http://127.0.0.1:9/v1") + (
+        '[topups]\nstripe_secret_env = "HOOK"\nstripe_api_key_env = "API"\n'
+        'stripe_base_url = "http://127.0.0.1:9"\nsuccess_url = "https://shop.example/paid"\n'
+    )
+    env = {"HOOK": "whsec", "API": "sk"}
+    async with serve(tmp_path, config, store=MemoryStore(), env=env) as served:
+        head = {"authorization": f"Bearer {served.key}"}
+        looks = [
+            ("GET", "/usage", {}, 200),
+            ("GET", "/invoices/2099-01", {}, 400),
+            ("POST", "/topups", {"json": {"usd": "20"}}, 502),
+        ]
+        await limited(served, Quota(rpm=3, tpm=1))
+        assert await served.app.store.account_quota("default", Quota(rpm=3))
+        for method, path, more, status in looks:
+            async with served.http.request(
+                method, served.url + path, headers=head, **more
+            ) as reply:
+                assert reply.status == status, await reply.text()
+                if status == 200:
+                    assert reply.headers["x-ratelimit-remaining-requests"] == "2"
+                    assert "x-ratelimit-limit-tokens" not in reply.headers
+        for method, path, more, _ in looks:
+            async with served.http.request(
+                method, served.url + path, headers=head, **more
+            ) as reply:
+                error = (await reply.json())["error"]
+                assert (reply.status, error["code"]) == (429, "rate_limit_exceeded")
+                assert 0 < int(reply.headers["retry-after-ms"]) <= 20_000
+                assert reply.headers["x-ratelimit-remaining-requests"] == "0"
+        async with served.http.get(f"{served.url}/models", headers=head) as reply:
+            assert reply.status == 200
+        # The operator's own door counts nothing.
+        connector = aiohttp.UnixConnector(str(served.app.home.socket))
+        async with aiohttp.ClientSession(connector=connector) as local:
+            for _ in range(5):
+                async with local.get("http://moongate/v1/models") as reply:
+                    assert reply.status == 200
+                async with local.get("http://moongate/v1/usage?account=default") as reply:
+                    assert reply.status == 200

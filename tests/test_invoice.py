@@ -97,8 +97,20 @@ async def test_months_follow_each_other_without_a_gap(desk):
     row = await desk.store.account("acme")
     assert february["closing_nanos"] == row.posted_nanos
     assert not february["final"]
+    assert january["final"]
     before = await desk.get("/accounts/acme/invoice", month="2025-12")
     assert (before["lines"], before["charges_nanos"], before["closing_nanos"]) == ([], 0, 0)
+
+
+async def test_a_month_is_closed_a_minute_after_its_end():
+    desk = await Desk().start()
+    await desk.post("/accounts/acme/credit", usd="2", tx="pay-1")
+    desk.clock.advance(FEBRUARY_S - 1)
+    finals = []
+    for seconds in (1, 59, 1, 86_400):
+        desk.clock.advance(seconds)
+        finals.append((await desk.get("/accounts/acme/invoice", month="2026-01"))["final"])
+    assert finals == [False, False, True, True]
 
 
 @pytest.mark.parametrize(

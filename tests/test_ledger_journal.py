@@ -10,14 +10,14 @@ import pytest
 
 from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.money import Usage
-from moongate.core.ports import ManualClock
+from moongate.core.ports import ManualClock, Store
 from moongate.ledger import journal as module
 from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.ledger.journal import SIZE_BYTES, Journal
 from moongate.ledger.slices import Terms
 from moongate.ledger.sweep import Sweep
 from moongate.store.memory import MemoryStore
-from store_kit import a_hold, an_end, balance, furnish
+from store_kit import NOW_MS, a_budget, a_hold, an_end, balance, furnish, the_time_is
 
 TOLD = Told("scripted", 1)
 
@@ -63,10 +63,10 @@ async def test_an_end_that_the_store_cannot_take_is_charged_when_it_can(journal:
     await book.void(two, "upstream_error", Usage(), TOLD)
     assert set(journal.pending) == {"h1", "h2"}
     with pytest.raises(LedgerUnavailable):
-        await journal.replay(store)
+        await journal.replay(store, NOW_MS)
     assert set(journal.pending) == {"h1", "h2"}
     store.trouble = None
-    assert await journal.replay(store) == 2
+    assert await journal.replay(store, NOW_MS) == 2
     assert journal.pending == {}
     assert await balance(store) == (1_000_000 - 6_000, 0)
     assert await store.audit() == []
@@ -96,7 +96,7 @@ async def test_replaying_what_was_booked_charges_nothing_twice(
     end = an_end(one.row, Usage(output=3))
     await journal.write(end)
     assert await store.settle(end)  # the commit that nobody heard of
-    assert await journal.replay(store) == 0
+    assert await journal.replay(store, NOW_MS) == 0
     assert await balance(store) == (1_000_000 - 6_000, 0)
     assert journal.unknown == set()
     journal.close()
@@ -117,7 +117,7 @@ async def test_two_processes_have_a_file_each_and_a_dead_ones_is_taken_over(
     third.close()
     heir = reopened(folder)  # both
     assert set(heir.pending) == {"h1"}
-    await heir.replay(store)
+    await heir.replay(store, NOW_MS)
     assert len(list(folder.iterdir())) == 1
     heir.close()
 
@@ -191,7 +191,7 @@ async def test_a_charge_above_its_hold_stops_none_behind_it_and_is_noticed(
     one, two = await held(book, store), await held(book, store, "h2")
     await journal.write(an_end(a_hold("h1", one.row.amount_nanos * 2), Usage(output=9_000)))
     await journal.write(an_end(two.row, Usage(output=3)))
-    assert await journal.replay(store) == 1
+    assert await journal.replay(store, NOW_MS) == 1
     assert journal.unknown == {"h1"}
     assert await balance(store) == (1_000_000 - 6_000, one.row.amount_nanos)
 
@@ -211,6 +211,39 @@ async def test_what_an_outage_let_lapse_is_charged_before_anything_expires(
     sweep = Sweep(store, book, clock, lambda *_, **__: None)
     assert await sweep.expire() == 0
     assert await balance(store) == (1_000_000 - 6_000, 0)
+
+
+async def test_a_charge_out_of_the_journal_is_of_the_day_on_which_it_is_booked(
+    journal: Journal, store: Store
+) -> None:
+    """An invoice that was final stays as it was; the budget is that of the request's own day."""
+    last_ms = 1_769_904_000_000 - 1_000  # of January
+    await the_time_is(store, last_ms)
+    price = await furnish(store, 10**9)
+    await store.budget_set(a_budget(10**8, per="month"))
+    clock = ManualClock(last_ms)
+    book = Book(store, clock, "us", journal=journal)
+    one = await book.hold(
+        id="h1", payer=Payer("key_1", "acme"), model="m", price=price, terms=Terms(9_000, 1, 0)
+    )
+    end = an_end(one.row, Usage(output=3), ended_ms=clock.now_ms() + 500)
+    await journal.write(end)
+    next_ms = last_ms + 86_400_000
+    clock.advance(86_400)
+    await the_time_is(store, next_ms)
+    sweep = Sweep(store, book, clock, lambda *_, **__: None)
+    assert await sweep.replay() == 1
+    row = await store.usage_row("h1")
+    assert row is not None
+    assert (row.ended_ms, row.charge_nanos) == (next_ms, 6_000)
+    assert {entry.created_ms for entry in await store.entries(tx="h1")} == {next_ms}
+    assert await store.entry_sums("acme", 0, last_ms + 1_000) == {"topup": 10**9}
+    spent = {}
+    for at_ms in (last_ms, next_ms):
+        await the_time_is(store, at_ms)
+        spent[at_ms] = [budget.spent_nanos for budget in await store.budgets("acme", at_ms)]
+    assert spent == {last_ms: [6_000], next_ms: [0]}
+    assert await store.audit() == []
 
 
 async def test_a_file_whose_maker_died_at_once_gets_its_blocks(folder: Path) -> None:

@@ -1,9 +1,11 @@
 """The gate: who gets in, what is taken and given back, and what the headers say."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from moongate.access.bodies import Bodies
 from moongate.access.codes import mint
 from moongate.access.counter import LocalCounter
 from moongate.access.keys import Keys, Principal
@@ -14,7 +16,7 @@ from moongate.core.rates import Answer, Ask
 from moongate.core.rows import NO_QUOTA, KeyRow, Quota
 
 
-def gate(**more: int) -> tuple[ManualClock, Limits]:
+def gate(**more: Any) -> tuple[ManualClock, Limits]:
     clock = ManualClock()
     return clock, Limits(LocalCounter(clock), **more)
 
@@ -37,16 +39,16 @@ async def test_a_full_process_sends_the_next_request_away_and_counts_nothing() -
 
 
 async def test_bytes_in_flight_are_bounded_and_given_back_in_the_end() -> None:
-    _, limits = gate(bytes_max=100)
+    _, limits = gate(bodies=Bodies(100, wait_s=0))
     with limits.enter(who()) as first, limits.enter(who()) as second:
-        first.bytes(30)
-        first.bytes(30)
-        second.bytes(40)
+        await first.bytes(30)
+        await first.bytes(30)
+        await second.bytes(40)
         with pytest.raises(Refused, match="overloaded"):
-            second.bytes(1)
-    assert limits.size == 0
+            await second.bytes(1)
+    assert limits.bodies.size == 0
     with limits.enter(who()) as lease:
-        lease.bytes(100)
+        await lease.bytes(100)
 
 
 async def test_the_answer_beyond_a_hundred_of_a_key_waits_and_another_keys_does_not() -> None:

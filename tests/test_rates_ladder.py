@@ -30,6 +30,8 @@ class Shared(LocalCounter):
         self.probes += ask.ids == ("probe",)
         if self.mood == "gone":
             raise CounterGone("unreachable")
+        if self.mood == "broken":
+            raise ZeroDivisionError
         if self.mood == "silent":
             await asyncio.sleep(60)
         return self.count(ask)
@@ -121,6 +123,21 @@ async def test_it_comes_back_when_the_shared_counter_answers_and_tells_each_chan
         await until(ladder, degraded=False)
         assert await admitted(ladder, 20) == 8
         assert told == ["unreachable", None]
+
+
+async def test_a_fault_that_nobody_thought_of_does_not_end_the_way_up() -> None:
+    shared = Shared()
+    async with laddered(shared) as (ladder, told):
+        shared.mood = "gone"
+        await ladder.ask(take("a", REQUESTS))
+        shared.mood = "broken"
+        async with asyncio.timeout(5):
+            while told[-1] != "ZeroDivisionError":
+                await asyncio.sleep(0.01)
+        assert ladder.degraded
+        shared.mood = "up"
+        await until(ladder, degraded=False)
+        assert told[-1] is None
 
 
 async def test_a_start_without_the_shared_counter_is_no_failure() -> None:

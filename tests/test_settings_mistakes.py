@@ -15,6 +15,7 @@ BAD = [
         "[server]\nzzz = 1",
         (
             "server.zzz is not a setting; known here: host, port, workers, body_bytes_max, "
+            "bodies_bytes_max, "
             "drain_s, hosts, public_url, metrics."
         ),
     ),

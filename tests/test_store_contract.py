@@ -354,9 +354,12 @@ async def test_usage_is_found_by_account_and_time(store: Store) -> None:
     await furnish(store, 1_000)
     await furnish(store, 1_000, "other")
     for n, account in enumerate(("acme", "other", "acme")):
+        assert await took(store, a_hold(f"h{n}", 10, account))
+    for n, account in reversed([*enumerate(("acme", "other", "acme"))]):
+        ended_ms = NOW_MS + 10 * (3 - n)
+        await the_time_is(store, ended_ms)
         hold = a_hold(f"h{n}", 10, account)
-        assert await took(store, hold)
-        assert await store.settle(an_end(hold, late=True, ended_ms=NOW_MS + 10 * (3 - n)))
+        assert await store.settle(an_end(hold, ended_ms=ended_ms))
     assert [row.hold for row in await store.usage()] == ["h2", "h1", "h0"]
     assert [row.hold for row in await store.usage("acme")] == ["h2", "h0"]
     assert [row.hold for row in await store.usage(None, NOW_MS + 20)] == ["h1", "h0"]

@@ -23,7 +23,7 @@ from moongate.home import Home
 from moongate.log import Log
 from moongate.settings import load
 from moongate.store.memory import MemoryStore
-from moongate.visit import Visit
+from moongate.visit import Admit, Visit
 from moongate.wire.chat import ChatCodec
 from sim_kit import START_MS, FakeUpstream, Mortal, SimClock, SimLoop, SimReply
 
@@ -270,8 +270,9 @@ class World:
             return None
         reply = SimReply(dice.choice((0.0, 0.0, 0.0, 0.2)))
 
-        async def read() -> bytes:
+        async def read(admit: Admit) -> bytes:
             await asyncio.sleep(dice.random() * 0.1)
+            await admit(len(body))
             return body
 
         one = Try(id, account, name, reply)

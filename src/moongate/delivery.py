@@ -174,6 +174,9 @@ class Pulse:
                 except (ClientLeft, TimeoutError):
                     # The client has left or reads slowly: its own task will notice.
                     self._streams.discard(stream)
+                except BaseException:
+                    self._streams.discard(stream)  # the others must not wait for it again
+                    raise
 
 
 async def refuse(reply: Reply, codec: Codec, error: Refused, headers: Mapping[str, str]) -> None:

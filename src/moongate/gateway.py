@@ -28,6 +28,7 @@ from moongate.core.errors import (
 )
 from moongate.core.money import Bill, charge
 from moongate.core.ports import Clock, Codec, Upstream
+from moongate.core.request import Request
 from moongate.core.rows import Outcome
 from moongate.core.store import Idem
 from moongate.counting import Counting
@@ -42,9 +43,11 @@ from moongate.passage import Passage
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
 from moongate.upstream.replay import Replay
-from moongate.visit import Job, Visit
+from moongate.visit import Admit, Job, Visit
 
 _OVERLOADED_WAIT_S: Final = 2.0
+_READ_AT_ONCE: Final = 2 << 20
+"""Bytes of a body that take a few milliseconds to read."""
 
 
 class Gateway:
@@ -90,13 +93,13 @@ class Gateway:
         try:
             principal = await self._identify(visit)
             with self.limits.enter(principal) as lease:
-                body = await visit.body()
-                lease.bytes(len(body))
-                request = codec.read_request(body)
+                body = await visit.body(lease.bytes)
+                request = await self._read(codec, body)
                 job = await self.admission.admit(codec, visit, principal, request, headers)
                 idem = await self.idempotency.mark(
                     principal.account, visit.idempotency, codec.name, body
                 )
+                del body  # an answer may take minutes; what it needs of the bytes is in the request
                 await lease.admit(visit.id, job.tokens_first(self.book.slices))
                 headers |= lease.headers()
                 visit.task = asyncio.create_task(self._serve(visit, job, idem, lease))
@@ -119,16 +122,14 @@ class Gateway:
             self._visits.discard(visit)
 
     async def estimate(
-        self, codec: Codec, id: str, principal: Principal, body: Callable[[], Awaitable[bytes]]
+        self, codec: Codec, id: str, principal: Principal, body: Callable[[Admit], Awaitable[bytes]]
     ) -> Count:
         """The prompt tokens of the request that ``body`` reads, as answering it would count them.
 
         It takes a request of the rates, and no tokens. Raises Refused.
         """
         with self.limits.enter(principal) as lease:
-            data = await body()
-            lease.bytes(len(data))
-            request = codec.read_request(data)
+            request = await self._read(codec, await body(lease.bytes))
             await lease.admit(id, 0)
             prompt = await self.admission.count(principal, request)
             await lease.close(0)
@@ -139,6 +140,12 @@ class Gateway:
         for visit in tuple(self._visits):
             visit.end("gateway_error")
         return len(self._visits)
+
+    async def _read(self, codec: Codec, body: bytes) -> Request:
+        """Decode ``body``; beside the event loop, when it is large. Raises Refused."""
+        if len(body) <= _READ_AT_ONCE:
+            return codec.read_request(body)
+        return await asyncio.to_thread(codec.read_request, body)
 
     async def _identify(self, visit: Visit) -> Principal:
         if isinstance(visit.credential, Principal):

@@ -30,18 +30,23 @@ TAIL_S: Final = 2.0
 Stage = Literal["admit", "reading", "tail", "closing"]
 
 
+Admit = Callable[[int], Awaitable[None]]
+"""Takes so many bytes more of a request in, or raises Refused."""
+
+
 class Visit:
     """A request being served, and whether its client is still there.
 
     ``credential`` is a bearer secret, or the principal itself on the admin socket. ``body`` reads
-    the request's bytes when they are wanted. ``idempotency`` is the client's Idempotency-Key.
+    the request's bytes when they are wanted, and admits them as it goes. ``idempotency`` is the
+    client's Idempotency-Key.
     """
 
     def __init__(
         self,
         id: str,
         credential: str | Principal | None,
-        body: Callable[[], Awaitable[bytes]],
+        body: Callable[[Admit], Awaitable[bytes]],
         reply: Reply,
         idempotency: str | None = None,
     ) -> None:

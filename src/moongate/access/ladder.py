@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from moongate.access.counter import LocalCounter
-from moongate.core.errors import LedgerUnavailable
 from moongate.core.ports import Clock, Store
 from moongate.core.rates import Answer, Ask, Counter, CounterGone, Rate, Room
 
@@ -38,10 +37,10 @@ class Replicas:
         self.count = self._least = least
 
     async def beat(self) -> None:
-        """Tell that this process lives and learn how many do; a store that is gone says nothing."""
+        """Tell that this process lives and learn how many do; the last figure stays where not."""
         try:
             alive = await self._store.heartbeat(self._owner, self._clock.now_ms())
-        except LedgerUnavailable:
+        except Exception:  # noqa: BLE001 - the sweep, which beats too, tells of it; this goes on
             return
         self.count = max(self._least, alive)
 
@@ -187,6 +186,9 @@ class Ladder:
                 for ask in (*self._take_left(), *self._local.places()):
                     await self._in_time(ask)
             except CounterGone:
+                continue
+            except Exception as error:  # noqa: BLE001 - else it would never climb again
+                self._told(type(error).__name__)
                 continue
             self.degraded = False
         self._told(None)

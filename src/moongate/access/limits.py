@@ -7,7 +7,7 @@ is and the caller is told when to ask again. ``debit`` takes more as the answer 
 refused; ``close`` puts what was really used in place of what was taken.
 
     with limits.enter(principal) as lease:
-        lease.bytes(len(body))
+        body = await visit.body(lease.bytes)    # Refused: 503 when the process is full
         await lease.admit(visit.id, tokens)     # Refused: 429 with its headers
         headers.update(lease.headers())
         ...
@@ -23,6 +23,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
+from moongate.access.bodies import Bodies
 from moongate.access.keys import Principal
 from moongate.access.ladder import Ladder
 from moongate.core.errors import Refused
@@ -30,8 +31,6 @@ from moongate.core.rates import LEASE_MS, Answer, Ask, Counter, Rate, Room, left
 
 REQUESTS_MAX: Final = 2_000
 """Requests in flight in one process; more are told to come back."""
-BYTES_MAX: Final = 512 * 1024 * 1024
-"""Bytes of the requests in flight in one process."""
 CONCURRENCY: Final = 100
 """Answers at once of a key that has no figure of its own.
 
@@ -69,9 +68,9 @@ class Lease:
         self._taken: list[int] = []
         self._headers: dict[str, str] = {}
 
-    def bytes(self, count: int) -> None:
-        """Admit so many bytes of the request. Raises Refused (503) when the process is full."""
-        self._limits.admit_bytes(count)
+    async def bytes(self, count: int) -> None:
+        """Admit so many bytes more of the request. Raises Refused (503) for want of room."""
+        await self._limits.bodies.take(count)
         self.size += count
 
     async def admit(self, id: str, tokens: int) -> None:
@@ -145,13 +144,13 @@ class Limits:
         counter: Counter,
         *,
         requests_max: int = REQUESTS_MAX,
-        bytes_max: int = BYTES_MAX,
+        bodies: Bodies | None = None,
         lease_ms: int = LEASE_MS,
     ) -> None:
-        self._counter, self._max, self._bytes_max = counter, requests_max, bytes_max
+        self._counter, self._max = counter, requests_max
+        self.bodies = bodies or Bodies()
         self._renew_s = lease_ms / 3000
         self.running = 0
-        self.size = 0
         self.leases: set[Lease] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -187,16 +186,24 @@ class Limits:
             yield lease
         finally:
             lease.leave()
-            self.size -= lease.size
+            self.bodies.give(lease.size)
             self.running -= 1
             if not self.running:
                 self._empty.set()
 
-    def admit_bytes(self, count: int) -> None:
-        """Count bytes of requests in flight. Raises Refused (503) when there are too many."""
-        if self.size + count > self._bytes_max:
-            raise Refused("overloaded", retry_after_s=1)
-        self.size += count
+    async def request(self, principal: Principal) -> dict[str, str]:
+        """Take one request of the rates and nothing else, for a look that generates nothing.
+
+        Returns the headers that tell how these rates stand. Raises Refused (429).
+        """
+        rates = tuple(rate for rate in _rates(principal, 0) if rate.name.endswith(":requests"))
+        if not rates:
+            return {}
+        answer = await self.ask(Ask(principal.account, "take", (), rates))
+        standing = _standing(rates, answer)
+        if answer.refused >= 0:
+            raise RateLimited(_DIMENSIONS["requests"], answer.wait_ms, standing)
+        return standing
 
     async def ask(self, ask: Ask) -> Answer:
         """One step of counting."""

@@ -18,6 +18,9 @@ from moongate.core.rows import EntryRow, PriceRow
 from moongate.core.sums import UsageSum
 
 _MONTH: Final = re.compile(r"(20\d\d)-(0[1-9]|1[0-2])")
+_CLOSING_MS: Final = 60_000
+"""How long after its end a month is closed: what was timed in it is in the books by then. Bookings
+that wait in a journal are timed when they are booked, so they are in a later month's."""
 _LOOKS: Final = 3
 """How often we look again when a request of the running month ends between two looks."""
 _CLASSES: Final = (
@@ -66,7 +69,7 @@ async def of_month(means: Means, account: str, month: str) -> Answer:
         "from": statement.moment(from_ms),
         "to": statement.moment(to_ms),
         "issued": statement.moment(now_ms),
-        "final": to_ms <= now_ms,
+        "final": to_ms + _CLOSING_MS <= now_ms,
         "operator": {
             "name": operator.name, "contact": operator.contact, "url": operator.url,
         },

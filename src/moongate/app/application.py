@@ -7,7 +7,7 @@ nothing about a request.
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from moongate import __version__
@@ -15,6 +15,7 @@ from moongate.access.idempotency import Idempotency
 from moongate.access.keys import Keys, derive
 from moongate.access.pepper import agree
 from moongate.app.buyers import buyer_handlers, make_alerts
+from moongate.app.chores import lasting
 from moongate.app.clock import StoreClock
 from moongate.app.doors import LOOPBACK, Doors, Place, reserve
 from moongate.app.firsts import first_key, seed_prices
@@ -186,24 +187,25 @@ class Application:
         await self.peers.open()
         await upstreams
         door = Door(
-            handlers, self.keys, self.clock, self.log, hosts=server.hosts, metrics=server.metrics
-        )
+            handlers, self.keys, self.clock, self.log, hosts=server.hosts, metrics=server.metrics,
+            count=self.gateway.limits.request,
+        )  # fmt: skip
         await self.doors.listen(door, listening, server.host, self.port)
         if self.place.first and (key := await first_key(self.store, self.keys, self.clock)):
             self.announce(key)
-        self._chores = [
-            asyncio.create_task(self.sweep.run()),
-            asyncio.create_task(keep_prices(self.store, self.catalog, self.clock)),
-            asyncio.create_task(self.gateway.passage.pulse.run()),
-            asyncio.create_task(self.gateway.replay.run()),
-            asyncio.create_task(self.gateway.limits.run()),
-        ]
+        self._begin("sweep", self.sweep.run)
+        self._begin("prices", lambda: keep_prices(self.store, self.catalog, self.clock))
+        self._begin("pulse", self.gateway.passage.pulse.run)
+        self._begin("replay", self.gateway.replay.run)
+        self._begin("limits", self.gateway.limits.run)
         if alerts := make_alerts(self.settings, self.store, self.clock, self.log.event):
-            self._chores.append(asyncio.create_task(alerts.run()))
+            self._begin("alerts", alerts.run)
         self.announce({"event": "ready", **self._address(), "models": self._served()})
         if self.place.first:
-            looking = look(self.upstreams, self.settings.cards(), self._note)
-            self._chores.append(asyncio.create_task(looking))
+            self._begin("look", lambda: look(self.upstreams, self.settings.cards(), self._note))
+
+    def _begin(self, name: str, chore: Callable[[], Awaitable[None]]) -> None:
+        self._chores.append(asyncio.create_task(lasting(name, chore, self.log.event)))
 
     async def drain(self) -> None:
         """Stop listening, let running answers end within ``drain_s``, end the rest uncharged."""

@@ -1,5 +1,6 @@
 """Who counts rates: Redis where the settings name one, else the database of several processes."""
 
+from moongate.access.bodies import Bodies
 from moongate.access.counter import LocalCounter
 from moongate.access.ladder import Ladder, Replicas
 from moongate.access.limits import Limits
@@ -17,15 +18,16 @@ def make_limits(
     """The gate over whoever counts, not started. Raises ConfigurationError."""
     local = LocalCounter(clock)
     shared = _shared(settings)
+    bodies = Bodies(settings.server.bodies_bytes_max)
     if shared is None:
-        return Limits(local)
+        return Limits(local, bodies=bodies)
 
     def told(why: str | None) -> None:
         metrics.rates_degraded.set(why is not None)
         log.event("rates_shared" if why is None else "rates_degraded", kind=why)
 
     replicas = Replicas(store, owner, clock, settings.server.workers)
-    return Limits(Ladder(shared, local, replicas, told))
+    return Limits(Ladder(shared, local, replicas, told), bodies=bodies)
 
 
 def _shared(settings: Settings) -> Counter | None:

@@ -72,13 +72,12 @@ class Settlement(Sealed, frozen=True):
     """How a hold ends: its usage row and what state it leaves the hold in.
 
     ``charge`` moves from the hold's account to revenue when it is above zero, and from each budget
-    to its contra account; what was forgiven is posted as well. ``late``: it comes out of a journal,
-    and keeps the time that it says it ended.
+    to its contra account; what was forgiven is posted as well. A store that goes by a clock of its
+    own takes the row's ``ended_ms`` from there.
     """
 
     row: UsageRow
     void: bool = False
-    late: bool = False
 
 
 class Running(msgspec.Struct, frozen=True):

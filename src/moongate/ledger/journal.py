@@ -109,15 +109,17 @@ class Journal:
             self._end += len(frame)
             self.pending[settlement.row.hold] = settlement
 
-    async def replay(self, store: Store) -> int:
+    async def replay(self, store: Store, at_ms: int) -> int:
         """Book what is pending; returns how much the store took. Raises LedgerUnavailable.
 
+        It is booked as ended ``at_ms``, which is now: the month of a request that ended while the
+        store was away may be over and its invoice final, so the charge is in this one's.
         A booking whose hold was resolved meanwhile (by a commit that nobody heard of, or because
         it expired) is done with: nothing is charged twice.
         """
         taken = 0
         for hold, settlement in list(self.pending.items()):
-            if await self._book(store, settlement):
+            if await self._book(store, settlement, at_ms):
                 taken += 1
             elif await store.usage_row(hold) is None:
                 self.unknown.add(hold)
@@ -127,10 +129,11 @@ class Journal:
         return taken
 
     @staticmethod
-    async def _book(store: Store, settlement: Settlement) -> bool:
+    async def _book(store: Store, settlement: Settlement, at_ms: int) -> bool:
         """Whether the store took it, or there was nothing to charge."""
+        row = msgspec.structs.replace(settlement.row, ended_ms=at_ms)
         try:
-            done = await store.settle(msgspec.structs.replace(settlement, late=True))
+            done = await store.settle(Settlement(row, void=settlement.void))
         except ValueError:  # it does not fit its hold: those behind it must not wait for it
             return False
         return done or not settlement.row.charge_nanos

@@ -106,7 +106,7 @@ class Sweep:
         journal = self._book.journal
         if journal is None or not journal.pending:
             return 0
-        taken = await journal.replay(self._store)
+        taken = await journal.replay(self._store, self._clock.now_ms())
         self._report("journal_replayed", count=taken)
         return taken
 

@@ -124,4 +124,7 @@ def cap(prompt: Count, wanted: int, window: int) -> int:
 
 
 def _size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+    """UTF-8 bytes of ``text``."""
+    if text.isascii():
+        return len(text)
+    return sum(len(part.encode("utf-8", "surrogatepass")) for part in slices(text))

@@ -48,6 +48,11 @@ def _server(settings: Settings) -> Iterator[str]:
             "server.workers above 1 needs a PostgreSQL store: set store.url to a "
             "postgresql:// address, or server.workers to 1."
         )
+    if settings.server.bodies_bytes_max < settings.server.body_bytes_max:
+        yield (
+            "server.bodies_bytes_max is less than server.body_bytes_max: a body of the largest "
+            "size would never be let in."
+        )
     public = settings.server.public_url
     if public:
         yield from _address(public, "server.public_url", example="https://api.example.org")

@@ -26,6 +26,15 @@ class Server(Table, frozen=True, kw_only=True):
     body_bytes_max: Annotated[
         int, Meta(ge=1024, le=2**31, description="largest request body, in bytes")
     ] = 104_857_600
+    bodies_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=2**40,
+            description="request bodies in memory at once, in bytes a process; no less than "
+            "body_bytes_max",
+        ),
+    ] = 536_870_912
     drain_s: Annotated[
         float, Meta(ge=0, le=3600, description="seconds that running answers get after SIGTERM")
     ] = 30.0

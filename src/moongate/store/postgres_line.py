@@ -1,13 +1,14 @@
 """The line: moves of money wait here for each other, so that many share one round trip and commit.
 
 A batch goes at once when nobody is under way, else when it is full or its oldest move has waited
-a moment. Several may be under way, but never with moves of one account, which would only wait for
-each other in the database, nor of one hold. A batch whose outcome nobody knows is sent again with
-the same ids, because every move is idempotent. The line refuses to know SQL and what a move means.
+a moment. Several may be under way, but never with moves of one hold, and of one account no more
+than two: they wait for each other in the database. A batch whose outcome nobody knows is sent again
+with the same ids, because every move is idempotent. The line refuses to know SQL and what a move
+means.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ from moongate.core.errors import LedgerUnavailable
 BATCH_MAX: Final = 64
 GATHER_S: Final = 0.002
 LANES: Final = 4
+ABREAST: Final = 2
+"""Batches that may hold moves of one account: the second is read, completed and at the lock while
+the first commits and is answered, so the database never waits for us. A third would only wait."""
 PAUSE_S: Final = 0.05
 LOST: Final = frozenset({"lost", "silent", "slow"})
 """Nobody knows whether it was done: it is sent again at once."""
@@ -62,7 +66,8 @@ class Line:
         self._waiting: deque[Move] = deque()
         # What has to wait until some batch that is under way has ended.
         self._parked: deque[Move] = deque()
-        self._busy: set[tuple[str, str]] = set()
+        self._holds: set[str] = set()
+        self._accounts: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lanes = lanes
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
@@ -112,7 +117,7 @@ class Line:
             task.add_done_callback(self._tasks.discard)
 
     def _is_busy(self, move: Move) -> bool:
-        return ("hold", move.hold) in self._busy or ("account", move.account) in self._busy
+        return move.hold in self._holds or self._accounts[move.account] >= ABREAST
 
     def _next(self) -> list[Move]:
         """The next batch: the oldest moves that nothing under way stands against."""
@@ -127,8 +132,8 @@ class Line:
             else:
                 holds.add(move.hold)
                 batch.append(move)
-        self._busy.update(("hold", hold) for hold in holds)
-        self._busy.update(("account", move.account) for move in batch if move.account)
+        self._holds |= holds
+        self._accounts.update({move.account for move in batch if move.account})
         return batch
 
     async def _serve(self, batch: list[Move], lane: int) -> None:
@@ -138,8 +143,8 @@ class Line:
             for move in batch:
                 _raise(move, error)
         finally:
-            self._busy.difference_update(("hold", move.hold) for move in batch)
-            self._busy.difference_update(("account", move.account) for move in batch)
+            self._holds.difference_update(move.hold for move in batch)
+            self._accounts -= Counter({move.account for move in batch if move.account})
             self._free.append(lane)
             self._waiting.extendleft(reversed(self._parked))
             self._parked.clear()

@@ -76,5 +76,5 @@ class PostgresCounter:
 
         while True:
             await asyncio.sleep(self._forget_s)
-            with suppress(LedgerUnavailable):  # the ladder tells; the next turn will do
+            with suppress(LedgerUnavailable, ValueError):  # the ladder tells; the next turn will do
                 await self._pool.change(forget)

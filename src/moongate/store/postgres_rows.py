@@ -54,7 +54,7 @@ def settlement_json(settlement: Settlement) -> bytes:
     end = msgspec.structs.asdict(settlement.row)
     used = end.pop("usage")
     end |= msgspec.structs.asdict(used)
-    return _ENCODER.encode(end | {"state": 2 if settlement.void else 1, "late": settlement.late})
+    return _ENCODER.encode(end | {"state": 2 if settlement.void else 1})
 
 
 def running_json(running: list[Running]) -> str:

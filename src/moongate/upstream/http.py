@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import aiohttp
-import msgspec
 import yarl
 
 from moongate.core.cards import DataPolicy, Facts
@@ -29,7 +28,7 @@ from moongate.core.events import Event, Failed
 from moongate.core.ports import Ask, Codec, Probe
 from moongate.core.request import Request
 from moongate.core.sealed import Sealed
-from moongate.upstream import looks
+from moongate.upstream import looks, pieces
 from moongate.upstream.line import Line, short_body
 from moongate.upstream.markers import Markers
 from moongate.upstream.quirks import QUIRKS, HttpKind, dropped_names, shape
@@ -142,11 +141,13 @@ class HttpUpstream:
 
     async def stream(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
         """Ask, and yield what each read brought. Closing it breaks the connection at once."""
-        body = shape(self._codec.write_request(ask.request), ask, self.kind, self._forward)
+        shaped = shape(self._codec.write_request(ask.request), ask, self.kind, self._forward)
         heard = _listener(ask, self.kind)
         deadline_s = asyncio.get_running_loop().time() + self._first_token_timeout_s
         async with self._admitted():
-            response = await self._send(ask.id, msgspec.json.encode(body), deadline_s)
+            body = await pieces.gathered(shaped)
+            response = await self._send(ask.id, body, deadline_s)
+            del body  # what was written of it is large, and an answer may take minutes
             line = Line(response, deadline_s, _reply_bytes_max(ask))
             try:
                 await _accept(response)
@@ -194,21 +195,23 @@ class HttpUpstream:
         finally:
             self._waiting -= 1
 
-    async def _send(self, id: str, body: bytes, deadline_s: float) -> aiohttp.ClientResponse:
+    async def _send(self, id: str, body: list[bytes], deadline_s: float) -> aiohttp.ClientResponse:
         """Send the request and await the head. Raises UpstreamDown or UpstreamTimeout."""
         if self._session is None:
             raise UpstreamDown("not_started")
+        whole = len(body) == 1 and len(body[0]) <= pieces.LONG
         headers = {
             "content-type": "application/json",
             "accept": "text/event-stream",
             "x-request-id": id,
+            "content-length": str(sum(map(len, body))),
             **self._credential.headers(),
         }
         try:
             async with asyncio.timeout_at(deadline_s):
                 return await self._session.post(
                     f"{self._base}/chat/completions",
-                    data=body,
+                    data=body[0] if whole else pieces.sent(body),
                     headers=headers,
                     allow_redirects=False,
                 )

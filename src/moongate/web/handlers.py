@@ -71,7 +71,7 @@ class Handlers:
         visit = Visit(
             hit.id,
             hit.principal or hit.bearer(),
-            lambda: body.read(hit.request, self._body_bytes_max),
+            lambda admit: body.read(hit.request, self._body_bytes_max, admit),
             hit.reply,
             hit.request.headers.get("idempotency-key"),
         )
@@ -87,7 +87,7 @@ class Handlers:
             self._codec,
             hit.id,
             hit.principal,
-            lambda: body.read(hit.request, self._body_bytes_max),
+            lambda admit: body.read(hit.request, self._body_bytes_max, admit),
         )
         data = {"total_tokens": prompt.tokens}
         answer = {"code": 0, "data": data, "scode": "0x0", "status": True}

@@ -16,7 +16,9 @@ the setting ``server.metrics`` says. ``code``: a one-time code in the body. ``si
 is signed with a secret that the caller shares. The last two the handler judges, before anything
 else. On the admin socket the file's mode is the credential."""
 Money = Literal["hold", "free"]
-Limit = Literal["gate", "none"]
+Limit = Literal["gate", "requests", "none"]
+"""``gate``: the handler passes the whole gate. ``requests``: the door takes one request of the
+rates of the key and its account, no tokens and no place among the answers."""
 Retention = Literal["nothing", "usage-row", "operator-rows", "key-row", "ledger-entries"]
 
 
@@ -65,7 +67,7 @@ ROUTES: Final = (
         "What bills: each model's price in force, those to come, and the official list beside it.",
     ),
     Route(
-        "POST", "/v1/topups", "topup", "key", "free", "none", "nothing",
+        "POST", "/v1/topups", "topup", "key", "free", "requests", "nothing",
         "A hosted checkout that adds credit to the key's account; only where one is configured.",
         optional=True,
     ),
@@ -91,11 +93,11 @@ ROUTES: Final = (
         "The signed receipt of one of your requests: what it used, at which price, and its charge.",
     ),
     Route(
-        "GET", "/v1/usage", "usage", "key", "free", "none", "nothing",
+        "GET", "/v1/usage", "usage", "key", "free", "requests", "nothing",
         "Your account's counts and exact money: from, to, group_by=day, key or model.",
     ),
     Route(
-        "GET", "/v1/invoices/{month}", "invoice", "key", "free", "none", "nothing",
+        "GET", "/v1/invoices/{month}", "invoice", "key", "free", "requests", "nothing",
         "Your account's invoice of a month (YYYY-MM), as a page to print; format=json: as data.",
     ),
     Route(
@@ -143,6 +145,10 @@ def check(routes: tuple[Route, ...]) -> None:
                     f"The route {route.method} {route.path} declares no {field} policy; "
                     f"it must be one of {', '.join(get_args(allowed))}."
                 )
+        if route.limit == "requests" and route.auth not in {"key", "admin"}:
+            raise ConfigurationError(
+                f"The route {route.method} {route.path} counts requests: it needs a key."
+            )
         if route.money == "hold" and (route.auth != "key" or route.limit != "gate"):
             raise ConfigurationError(
                 f"The route {route.method} {route.path} costs money: it needs a key and the gate."

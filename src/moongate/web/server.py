@@ -53,10 +53,15 @@ class Hit:
 
 
 Handler = Callable[[Hit], Awaitable[web.StreamResponse]]
+Count = Callable[[Principal], Awaitable[dict[str, str]]]
+"""Takes one request of a key's rates; returns the headers that tell how they stand."""
 
 
 class Door:
-    """Lets requests in: finds the route, checks host and credential, calls the handler."""
+    """Lets requests in: finds the route, checks host and credential, calls the handler.
+
+    ``count`` is asked before the handlers of routes that count requests; the admin socket has none.
+    """
 
     def __init__(
         self,
@@ -68,12 +73,13 @@ class Door:
         hosts: tuple[str, ...] = (),
         metrics: Literal["loopback", "key", "off"] = "loopback",
         local: Principal | None = None,
+        count: Count | None = None,
     ) -> None:
         self._router = Router(handlers=handlers)
         self._handlers, self._keys, self._clock, self._log = handlers, keys, clock, log
         self._hosts = frozenset(host.lower() for host in hosts)
         self._metrics = metrics
-        self._principal = local
+        self._principal, self._count = local, count
         self.local = local is not None
         self.closing = False
 
@@ -101,7 +107,11 @@ class Door:
         route, rest = self._router.find(request.method, path)
         hit = Hit(request, route, rest, id)
         await self._admit(hit)
-        return await self._handlers[route.handler](hit)
+        standing = await self._counted(hit)
+        response = await self._handlers[route.handler](hit)
+        if standing:
+            response.headers.update(standing)
+        return response
 
     def _path(self, request: web.BaseRequest) -> str:
         """The decoded path of the raw target; checks the host that the request names."""
@@ -134,6 +144,12 @@ class Door:
         hit.principal = await self._keys.identify(hit.bearer())
         if auth == "admin" and not hit.principal.admin:
             raise Refused("insufficient_permissions", thing="endpoint")
+
+    async def _counted(self, hit: Hit) -> dict[str, str]:
+        """Take what the route's limit says here; returns the headers of the rates."""
+        if hit.route.limit != "requests" or self._count is None or hit.principal is None:
+            return {}
+        return await self._count(hit.principal)
 
     def _operator(self, hit: Hit) -> Literal["public", "key"]:
         if self._metrics == "off" or (self._metrics == "loopback" and not _loopback(hit.request)):

@@ -1,14 +1,14 @@
 """Reading untrusted JSON: every complaint names its field path and repeats nothing of the input.
 
-A body is weighed before it is parsed (a parse holds the interpreter, and depth costs stack),
-parsed once, and then picked apart field by field: each reader takes the object that holds the
-field, its key and the object's path, and returns the value, or ``None`` when it is absent or
-null. All raise :class:`Refused`. This module knows JSON; it refuses to know any dialect.
+A body is weighed before it is parsed (a parse holds the interpreter), parsed once, and then picked
+apart field by field: each reader takes the object that holds the field, its key and the object's
+path, and returns the value, or ``None`` when it is absent or null. All raise :class:`Refused`. This
+module knows JSON; it refuses to know any dialect.
 """
 
 import re
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -24,6 +24,9 @@ _BOM: Final = b"\xef\xbb\xbf"
 _DEPTH_STEP: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STRUCTURE: Final = b"[]{},:"
+_PLAIN_COUNT: Final = 4 << 20
+"""Bytes of a larger body are not counted in one go."""
+_SLICE: Final = 1 << 18
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 _LONE_SURROGATE: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
@@ -61,7 +64,9 @@ def parse(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise Refused("json_too_complex") from None
     except msgspec.DecodeError as error:
+        _check_depth_of_text(body)
         raise _explain(body, error) from None
+    _check_depth(body, pairs)
     value = {key.name: inner for key, inner in pairs.items()}
     if len(value) != len(pairs):
         seen: set[str] = set()
@@ -73,45 +78,71 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def weigh(body: bytes) -> None:
-    """Refuse JSON that is nested or divided too much, before anything parses it.
+    """Refuse JSON that is divided too much, before anything parses it.
 
-    Most bodies pass on two counts of bytes; the others are counted outside their strings.
+    Most bodies pass on one count of bytes, wherever these stand; the others are counted outside
+    their strings.
     """
-    if len(body) <= TOKENS_MAX and body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
+    size = len(body)
+    if size <= TOKENS_MAX:
         return
-    outside = _outside(body)
-    if len(outside) - len(outside.translate(None, _STRUCTURE)) > TOKENS_MAX:
-        raise Refused("json_too_complex")
-    steps = array("b", outside.translate(_DEPTH_STEP, _NOT_BRACKETS))
+    if size <= _PLAIN_COUNT and size - len(body.translate(None, _STRUCTURE)) <= TOKENS_MAX:
+        return
+    tokens = 0
+    for outside in _outside(body):
+        tokens += len(outside) - len(outside.translate(None, _STRUCTURE))
+        if tokens > TOKENS_MAX:
+            raise Refused("json_too_complex")
+
+
+def _outside(body: bytes) -> Iterator[bytes]:
+    """What stands between the strings of ``body``, in parts; exact as far as it is JSON.
+
+    It is looked at in slices, so that no step keeps the interpreter for long. Cut at quotes: one
+    ends a string unless an odd number of backslashes stands before it, so the escapes are taken
+    out first; a slice ends before or behind one. Raises Refused.
+    """
+    in_string = False
+    # A body within the limit has at most one string a token, and one more; two quotes each.
+    quotes, at, size = 2 * (TOKENS_MAX + 1), 0, len(body)
+    while at < size:
+        end = min(at + _SLICE, size)
+        run = end - at - len(body[at:end].rstrip(b"\\"))
+        end += run % 2
+        part = body[at:end]
+        at = end
+        if b"\\" in part:
+            part = part.replace(b"\\\\", b"").replace(b'\\"', b"")
+        pieces = part.split(b'"', quotes + 1)
+        quotes -= len(pieces) - 1
+        if quotes < 0:
+            raise Refused("json_too_complex")
+        yield b"".join(pieces[in_string::2])
+        in_string ^= len(pieces) % 2 == 0
+
+
+def _check_depth(body: bytes, pairs: dict[Any, Any]) -> None:
+    """Refuse what was parsed from ``body`` where it is nested too deeply."""
+    if len(body) <= _SLICE and body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
+        return
+    level: list[Any] = [pairs]
+    for _ in range(DEPTH_MAX):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return
+    raise Refused("json_too_complex")
+
+
+def _check_depth_of_text(body: bytes) -> None:
+    """Refuse ``body``, which is no JSON, where it opens more than it may before it goes wrong."""
+    steps = array("b", b"".join(_outside(body)).translate(_DEPTH_STEP, _NOT_BRACKETS))
     if max(accumulate(steps), default=0) > DEPTH_MAX:
         raise Refused("json_too_complex")
-
-
-def _outside(body: bytes) -> bytes:
-    """What stands between the strings of ``body``; exact as far as it is JSON.
-
-    Cut at quotes: one ends a string unless an odd number of backslashes stands before it. That
-    is quickest over pictures, where quotes are few; else the escapes are taken out first.
-    """
-    quotes_max = len(body) >> 10
-    pieces = body.split(b'"', quotes_max + 1)
-    if len(pieces) > quotes_max + 1:
-        # A body within the limit has at most one string a token, and one more; two quotes each.
-        quotes_max = 2 * (TOKENS_MAX + 1)
-        plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-        pieces = plain.split(b'"', quotes_max + 1)
-        if len(pieces) > quotes_max + 1:
-            raise Refused("json_too_complex")
-        return b"".join(pieces[::2])
-    found: list[bytes] = []
-    in_string = False
-    for piece in pieces:
-        if not in_string:
-            found.append(piece)
-            in_string = True
-        elif piece[-1:] != b"\\" or (len(piece) - len(piece.rstrip(b"\\"))) % 2 == 0:
-            in_string = False
-    return b"".join(found)
 
 
 def _explain(body: bytes, error: msgspec.DecodeError) -> Refused:
