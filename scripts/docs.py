@@ -69,7 +69,9 @@ def the_errors() -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for key, row in ROWS.items():
         facts = {"byte": "N", "limit": "N", "needs": "N", "what": "(what is wrong)"}
-        names = {name: f"({name})" for name in ("thing", "dimension", "keyword", "ability")}
+        names = {
+            name: f"({name})" for name in ("thing", "dimension", "keyword", "ability", "formats")
+        }
         error = Refused(key, **facts, **names)
         retry = error.headers().get("x-should-retry", "")
         yield f"| `{error.code}` | {row.status} | `{row.type}` | {error.message} | {retry} |"

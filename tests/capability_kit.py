@@ -33,13 +33,10 @@ REASONS: Final = {
     "prefix": "OpenAI's API has no way to continue an assistant's message.",
     "blind": "The stand-in reads no pictures and no videos; `GET /v1/models` says so.",
     "search": "Searching the web is a service of the platform's own, which does not exist yet.",
-    "fetch": "An address that a client names would be fetched from inside the operator's network: "
-    "send the bytes.",
-    "uploads": "Uploaded files of all customers would lie in one account of the operator, where "
-    "each could read the others'.",
+    "uploads": "Files cannot be uploaded yet: send the bytes.",
 }
 """Why a cell may be ``refused``; nothing else is an excuse."""
-CODES: Final = dict.fromkeys(("fetch", "uploads"), "image_url_not_allowed")
+CODES: Final = {"uploads": "file_not_found"}
 """What a refused request is told, where it is not ``unsupported_ability``."""
 
 EMBEDDED: Final = """

@@ -1,30 +1,18 @@
 """Rows of the capability matrix: what a request may hold."""
 
-import base64
 import json
-import struct
-import zlib
 from typing import Any
 
+import picture_kit
 from capability_kit import KINDS, Place, feature
+from media_kit import site
 
 AREA = "Request"
 OK = "text Io, Europa.\nfinish stop"
 OFF = {"type": "disabled"}
 
 
-def png(width: int, height: int) -> str:
-    """A black picture as a ``data:`` address."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = zlib.compress((b"\0" * (width + 1)) * height)
-    chunks = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
-    )
-    return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + chunks).decode()
-
-
-PNG = png(28, 28)
+PNG = picture_kit.url(picture_kit.png(28, 28))
 
 
 def user(content: Any, **more: Any) -> list[dict[str, Any]]:
@@ -85,15 +73,29 @@ LINK = user([{"type": "image_url", "image_url": {"url": "https://example.org/a.p
 
 @feature(
     AREA,
-    "Pictures by address (`https:`)",
-    refused={**dict.fromkeys(KINDS, "fetch"), "embedded": "blind"},
+    "Pictures by address (`https:`), fetched by the server and sent as bytes",
+    refused={"embedded": "blind"},
     body={"messages": LINK},
 )
 async def pictures_by_address(place: Place) -> None:
-    raise AssertionError("refused everywhere")
+    def at(url: str) -> list[dict[str, Any]]:
+        return user([{"type": "image_url", "image_url": {"url": url}}])
+
+    async with site() as there:
+        there.pages["/a.png"] = picture_kit.png(40, 28)
+        place.served.app.gateway.eyes.fetcher = there.fetcher()
+        got = await place.both(OK, messages=at(there.url("/a.png")))
+        sent = got.sent["messages"][0]["content"][0]["image_url"]["url"]
+        assert sent == picture_kit.url(picture_kit.png(40, 28))
+        assert len(there.seen) == 1, "an agent's next turn fetches nothing again"
+        await place.refuses("image_fetch_failed", messages=at(there.url("/gone.png")))
+        inside = f"http://127.0.0.2:{there.port}/a.png"
+        got = await place.refuses("image_url_not_allowed", messages=at(inside))
+        assert got.error["param"] == "messages[0].content[0].image_url"
+        await place.refuses("unsupported_ability", model="text-only", messages=LINK)
 
 
-CLIP = "data:video/mp4;base64,AAAAIGZ0eXBpc29t"
+CLIP = picture_kit.url(picture_kit.mp4(pad=0), "video/mp4")
 FILM = user([{"type": "video_url", "video_url": {"url": CLIP}}])
 
 

@@ -23,8 +23,8 @@ from moongate.meter import tokens
 from moongate.route.plan import Step
 from moongate.settings import load
 from moongate.upstream.scripted import ScriptedServer
+from picture_kit import png, url
 from serving_kit import Served, serve
-from test_meter_images import png, url
 from vocabulary_kit import small_tokenizer, vocabulary
 from wire_kit import check_stream
 

@@ -16,6 +16,7 @@ from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
 from moongate.core.request import Request
 from moongate.counting import Counting
 from moongate.delivery import Streamed, Whole
+from moongate.media.eyes import Admit, Eyes
 from moongate.meter import tokens
 from moongate.meter.tokens import Count
 from moongate.route import plan, rules
@@ -56,6 +57,7 @@ class Admission:
         require: DataPolicy,
         unretained: frozenset[str],
         replay: Replay,
+        eyes: Eyes,
     ) -> None:
         self._catalog, self._upstreams = catalog, upstreams
         self._health, self._clock = health, clock
@@ -63,10 +65,13 @@ class Admission:
         self._tenant_secret = tenant_secret
         self._require: DataPolicy = require
         self._unretained = unretained
-        self._replay = replay
+        self._replay, self._eyes = replay, eyes
 
-    def choose(self, principal: Principal, request: Request) -> Chosen:
-        """Who serves ``request``, and what is left of it. Raises Refused."""
+    async def choose(self, principal: Principal, request: Request, admit: Admit) -> Chosen:
+        """Who serves ``request``, and what is left of it once all that it shows was brought.
+
+        ``admit`` is told how many bytes came beside the body. Raises Refused.
+        """
         offer = self._catalog.offer(request.model)
         if principal.models and offer.card.id not in principal.models:
             raise Refused("insufficient_permissions", "model", thing="model")
@@ -79,12 +84,14 @@ class Admission:
         request, left_out = rules.check(request, offer, principal.policy)
         tenant = tenant_tag(self._tenant_secret, principal.account)
         kept = not principal.zero_retention
+        # After the abilities, so that nothing is fetched that cannot be used.
+        request = await self._eyes.bring(request, principal.account, keep=kept, admit=admit)
         request, repaired = self._replay.mend(tenant, request, kept=kept)
         return Chosen(request, offer, (steps[0], *fit), left_out, tenant, repaired)
 
-    async def count(self, principal: Principal, request: Request) -> Count:
+    async def count(self, principal: Principal, request: Request, admit: Admit) -> Count:
         """The prompt tokens of ``request``, as :meth:`admit` counts them. Raises Refused."""
-        chosen = self.choose(principal, request)
+        chosen = await self.choose(principal, request, admit)
         return await self._counting.prompt(chosen.request, chosen.offer, chosen.steps)
 
     async def admit(
@@ -94,12 +101,13 @@ class Admission:
         principal: Principal,
         request: Request,
         headers: dict[str, str],
+        admit: Admit,
     ) -> Job:
         """The job that ``request`` is; writes what it says of it into ``headers``. Raises Refused.
 
         No money has moved, and no answer was asked for, when it returns.
         """
-        chosen = self.choose(principal, request)
+        chosen = await self.choose(principal, request, admit)
         request, offer, first = chosen.request, chosen.offer, chosen.steps[0].target
         prompt = await self._counting.prompt(request, offer, chosen.steps)
         wanted = request.output_tokens_max or offer.output_tokens_default

@@ -27,7 +27,7 @@ from moongate.core.errors import (
     UpstreamRefused,
 )
 from moongate.core.money import Bill, charge
-from moongate.core.ports import Clock, Codec, Upstream
+from moongate.core.ports import NO_FILES, Clock, Codec, Upstream
 from moongate.core.request import Request
 from moongate.core.rows import Outcome
 from moongate.core.store import Idem
@@ -36,6 +36,7 @@ from moongate.cover import Cover
 from moongate.delivery import refuse
 from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.log import Log
+from moongate.media.eyes import Eyes
 from moongate.meter.tokenizer import Tokenizer
 from moongate.meter.tokens import Count
 from moongate.metrics import Metrics
@@ -70,11 +71,13 @@ class Gateway:
         require: DataPolicy = "none",
         unretained: frozenset[str] = frozenset(),
         tokenizers: Mapping[str, Tokenizer] | None = None,
+        eyes: Eyes | None = None,
     ) -> None:
         self.keys, self.catalog, self.limits, self.book = keys, catalog, limits, book
         self.health, self.upstreams, self.clock = health, upstreams, clock
         self.log, self.metrics, self.idempotency = log, metrics, idempotency
         self.replay = Replay(clock)
+        self.eyes = eyes or Eyes(None, NO_FILES)
         self.passage = Passage(
             upstreams=upstreams, health=health, clock=clock, log=log, metrics=metrics,
             replay=self.replay,
@@ -83,7 +86,7 @@ class Gateway:
             catalog=catalog, upstreams=upstreams, health=health, clock=clock,
             counting=Counting(upstreams, tokenizers or {}),
             tenant_secret=tenant_secret, require=require, unretained=unretained,
-            replay=self.replay,
+            replay=self.replay, eyes=self.eyes,
         )  # fmt: skip
         self._visits: set[Visit] = set()
 
@@ -95,7 +98,9 @@ class Gateway:
             with self.limits.enter(principal) as lease:
                 body = await visit.body(lease.bytes)
                 request = await self._read(codec, body)
-                job = await self.admission.admit(codec, visit, principal, request, headers)
+                job = await self.admission.admit(
+                    codec, visit, principal, request, headers, lease.bytes
+                )
                 idem = await self.idempotency.mark(
                     principal.account, visit.idempotency, codec.name, body
                 )
@@ -131,7 +136,7 @@ class Gateway:
         with self.limits.enter(principal) as lease:
             request = await self._read(codec, await body(lease.bytes))
             await lease.admit(id, 0)
-            prompt = await self.admission.count(principal, request)
+            prompt = await self.admission.count(principal, request, lease.bytes)
             await lease.close(0)
             return prompt
 

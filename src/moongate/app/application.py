@@ -28,7 +28,7 @@ from moongate.app.words import callable_host, summary
 from moongate.core.cards import Ability
 from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.ids import new_id
-from moongate.core.ports import Clock, Store, SystemClock, Upstream
+from moongate.core.ports import NO_FILES, Clock, Store, SystemClock, Upstream
 from moongate.gateway import Gateway
 from moongate.home import Home
 from moongate.ledger.book import Book
@@ -36,6 +36,8 @@ from moongate.ledger.journal import Journal
 from moongate.ledger.slices import Slices
 from moongate.ledger.sweep import Sweep
 from moongate.log import Log
+from moongate.media.eyes import Eyes
+from moongate.media.fetch import Fetcher
 from moongate.metrics import Metrics
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
@@ -117,6 +119,7 @@ class Application:
             require=settings.privacy.require,
             unretained=frozenset(u.name for u in settings.upstreams if u.keeps_nothing()),
             tokenizers=make_tokenizers(settings),
+            eyes=Eyes(Fetcher() if settings.media.fetch else None, NO_FILES),
         )
         self.office = make_office(
             settings, self.store, self.keys, self.clock, self.catalog, self.upstreams, pepper,
@@ -227,6 +230,7 @@ class Application:
         await self.peers.close()
         for upstream in self.upstreams.values():
             await upstream.close()
+        self.gateway.eyes.shelf.clear()
         await self.gateway.limits.close()
         await self.book.drain()
         self.journal.close()

@@ -18,9 +18,11 @@ from moongate.core.store import Settlement, Store
 
 __all__ = [
     "NO_COUNTS",
+    "NO_FILES",
     "Ask",
     "Clock",
     "Codec",
+    "Files",
     "Head",
     "ManualClock",
     "Probe",
@@ -212,4 +214,19 @@ class Upstream(Protocol):
         """Release everything."""
 
 
+class Files(Protocol):
+    """Files that were uploaded, each its organisation's own."""
+
+    def find(self, account: str, id: str) -> bytes | None:
+        """What ``account`` uploaded as ``id``; ``None`` where it has no such file (any more)."""
+
+
+class NoFiles:
+    """Nothing was uploaded: the fake of :class:`Files`."""
+
+    def find(self, account: str, id: str) -> bytes | None:  # noqa: ARG002 - the port's signature
+        return None
+
+
 NO_COUNTS = Counts()
+NO_FILES = NoFiles()

@@ -11,6 +11,9 @@ import binascii
 from math import isqrt
 from typing import Final
 
+from moongate.wire import pictures
+from moongate.wire.pictures import Size
+
 PATCH: Final = 14
 CELL: Final = 2 * PATCH
 PATCHES_MAX: Final = 16_384
@@ -22,16 +25,6 @@ TOKENS_MAX: Final = 4_480
 
 _KIND_CHARS: Final = 256
 """How long what stands before a data URL's comma may be."""
-_HEAD_BYTES: Final = 48
-"""Enough for png, gif and webp."""
-_JPEG_BYTES: Final = 1 << 18
-"""How far a jpeg's segments are followed: metadata and thumbnails come before its frame."""
-_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""jpeg's start-of-frame markers; the three that are left out mean other things."""
-_BARE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
-"""jpeg's markers without a length."""
-
-Size = tuple[int, int]
 
 
 def tokens(width: int, height: int) -> int:
@@ -69,12 +62,10 @@ def size(url: str) -> Size | None:
     start = len(kind) + 1
     while url[start : start + 1] == " ":  # occurs in official samples
         start += 1
-    head = _decoded(url, start, _HEAD_BYTES)
+    head = _decoded(url, start, pictures.HEAD_BYTES)
     if head[:2] == b"\xff\xd8":
-        found = _jpeg(_decoded(url, start, _JPEG_BYTES))
-    else:
-        found = _png(head) or _gif(head) or _webp(head)
-    return found if found is not None and min(found) > 0 else None
+        head = _decoded(url, start, pictures.JPEG_BYTES)
+    return pictures.size(head)
 
 
 def _decoded(url: str, start: int, count: int) -> bytes:
@@ -84,56 +75,3 @@ def _decoded(url: str, start: int, count: int) -> bytes:
         return binascii.a2b_base64(text[: len(text) // 4 * 4], strict_mode=True)
     except ValueError:
         return b""
-
-
-def _png(head: bytes) -> Size | None:
-    if head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR" or len(head) < 24:
-        return None
-    return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
-
-
-def _gif(head: bytes) -> Size | None:
-    if head[:6] not in (b"GIF87a", b"GIF89a") or len(head) < 10:
-        return None
-    return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
-
-
-def _webp(head: bytes) -> Size | None:
-    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
-        return None
-    match head[12:16]:
-        case b"VP8X":
-            return (
-                int.from_bytes(head[24:27], "little") + 1,
-                int.from_bytes(head[27:30], "little") + 1,
-            )
-        case b"VP8 " if head[23:26] == b"\x9d\x01\x2a":
-            # Two bits of each belong to an upscaling hint.
-            sides = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
-            return sides[0] & 0x3FFF, sides[1] & 0x3FFF
-        case b"VP8L" if head[20] == 0x2F:
-            bits = int.from_bytes(head[21:25], "little")
-            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        case _:
-            return None
-
-
-def _jpeg(data: bytes) -> Size | None:
-    """Follows segments to the frame header; each step moves on, so it ends."""
-    at = 2
-    while at + 9 <= len(data):
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-        elif marker in _BARE:
-            at += 2
-        elif marker in _FRAMES:
-            return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
-        else:
-            length = int.from_bytes(data[at + 2 : at + 4])
-            if length < 2:
-                return None
-            at += 2 + length
-    return None

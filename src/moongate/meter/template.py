@@ -39,12 +39,13 @@ class Rendered:
     ``heads`` (role words and names) and ``texts`` stand between control tokens and are encoded each
     for itself; ``loose`` texts are in
     the prompt in a spelling that is not ours to know, each with at most ``LOOSE`` tokens around it.
+    ``shown`` of the control tokens are pictures whose size is known;
     ``blank`` is how many pictures have a size that is not known: each is in ``control`` with the
     least, and may take ``BLANK`` more.
     """
 
     def __init__(self) -> None:
-        self.control = self.blank = 0
+        self.control = self.blank = self.shown = 0
         self.heads: list[str] = []
         self.texts: list[str] = []
         self.loose: list[str] = []
@@ -128,6 +129,7 @@ def _content(out: Rendered, message: Message, before: str) -> None:
         if isinstance(part, ImagePart):
             tokens, known = images.of_url(part.url)
             out.control += tokens if known else _IMAGE_LEAST
+            out.shown += tokens if known else 0
             out.blank += not known
         elif isinstance(part, VideoPart):
             out.video = True

@@ -79,7 +79,7 @@ def count(request: Request, window: int, tokenizer: Tokenizer | None = None) -> 
     size += loose
     wrapped = REQUEST_OVERHEAD + MESSAGE_OVERHEAD * len(request.messages) + rendered.control
     bound = heads + size + wrapped + LOOSE * len(rendered.loose) + BLANK * rendered.blank
-    told = max(least, size // BYTES_PER_TOKEN)
+    told = max(least, size // BYTES_PER_TOKEN + rendered.shown)
     return _within(least, told, window if rendered.video else bound, window)
 
 

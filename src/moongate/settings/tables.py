@@ -116,9 +116,7 @@ class Embedded(Table, frozen=True, kw_only=True):
 class Media(Table, frozen=True, kw_only=True):
     """``[media]``: pictures by address."""
 
-    fetch: Annotated[
-        bool, Meta(description="fetch http(s) pictures; false refuses them", extra=LATER)
-    ] = True
+    fetch: Annotated[bool, Meta(description="fetch http(s) pictures; false refuses them")] = True
 
 
 class Ledger(Table, frozen=True, kw_only=True):

@@ -1,0 +1,195 @@
+"""What a request shows: every picture and video brought, judged, and made bytes, before any hold.
+
+An upstream gets data URLs and nothing else. A picture at an address is fetched by us, within a time
+and a size for the whole request; one that was fetched lies on the shelf of its organisation for a
+moment. What is wrong is told by the field that names it.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+
+from moongate.core.errors import FetchFailed, Refused, UrlRefused
+from moongate.core.ports import Files
+from moongate.core.request import ImagePart, Message, Part, Request, VideoPart
+from moongate.media import datas, fetch, pictures, videos
+from moongate.media.datas import BadData, Data
+from moongate.media.fetch import Fetcher
+from moongate.media.pictures import BadPicture
+from moongate.media.shelf import Shelf
+from moongate.media.videos import BadVideo
+
+MEDIA_MAX: Final = 1_024
+"""Pictures and videos in one request."""
+FETCHED_MAX: Final = 16
+"""Addresses in one request."""
+FETCHED_BYTES_MAX: Final = 64 << 20
+FETCH_S: Final = 30.0
+"""For all addresses of one request together."""
+VIDEO_BYTES_MAX: Final = 100_000_000
+_FETCHES_AT_ONCE: Final = 4
+_FETCHES_IN_ALL: Final = 16
+_BESIDE_CHARS: Final = 65_536
+"""From so many characters on the event loop does not wait."""
+_ACCEPT: Final = "image/png,image/jpeg,image/webp,image/gif"
+
+_Name = tuple[type[Part], str]
+"""A part by its kind and address."""
+Admit = Callable[[int], None]
+"""Told how many bytes came in beside the body; may raise Refused."""
+
+
+class Eyes:
+    """Brings what requests show. ``fetcher`` ``None``: http(s) addresses are refused."""
+
+    def __init__(self, fetcher: Fetcher | None, files: Files) -> None:
+        self.fetcher, self._files = fetcher, files
+        self.shelf = Shelf()
+        self._turns = asyncio.Semaphore(_FETCHES_IN_ALL)
+
+    async def bring(self, request: Request, account: str, *, keep: bool, admit: Admit) -> Request:
+        """``request`` with data URLs only. ``keep``: what is fetched may lie on the shelf.
+
+        Raises Refused naming the part.
+        """
+        shown = list(_shown(request))
+        if not shown:
+            return request
+        if len(shown) > MEDIA_MAX:
+            what = f"At most {MEDIA_MAX} pictures and videos fit in one request."
+            raise Refused("invalid_value", "messages", what=what)
+        made: dict[_Name, Part] = {}
+        distant: dict[str, str] = {}
+        for at, part in shown:
+            name = (type(part), part.url)
+            if name in made or part.url in distant:
+                continue
+            scheme = part.url[:8].lower()
+            if scheme.startswith("data:"):
+                made[name] = await _judged(part, at)
+            elif scheme.startswith("ms://"):
+                made[name] = await self._uploaded(part, account, at)
+            elif isinstance(part, ImagePart) and scheme.startswith(("http://", "https://")):
+                if self.fetcher is None or len(distant) == FETCHED_MAX:
+                    raise Refused("image_url_not_allowed", at)
+                distant[part.url] = at
+            else:
+                raise Refused("image_url_not_allowed", at)
+        if distant:
+            made |= await self._fetched(distant, account, admit, keep=keep)
+        return msgspec.structs.replace(
+            request, messages=tuple(_shows(message, made) for message in request.messages)
+        )
+
+    async def _uploaded(self, part: ImagePart | VideoPart, account: str, at: str) -> Part:
+        data = self._files.find(account, part.url[5:])
+        if data is None:
+            raise Refused("file_not_found", at)
+        kind = "image" if isinstance(part, ImagePart) else "video"
+        url = datas.write(data, f"{kind}/unknown")
+        return await _judged(msgspec.structs.replace(part, url=url), at)
+
+    async def _fetched(
+        self, distant: dict[str, str], account: str, admit: Admit, *, keep: bool
+    ) -> dict[_Name, Part]:
+        """The pictures at these addresses; values say where each stands in the request."""
+        left = [FETCHED_BYTES_MAX]
+        ours = asyncio.Semaphore(_FETCHES_AT_ONCE)
+
+        async def one(url: str, at: str) -> Part:
+            async with ours, self._turns:
+                found = self.shelf.find(account, url) if keep else None
+                if found is None:
+                    found = await self._one(url, at, left)
+                    if keep:
+                        self.shelf.keep(account, url, found)
+                admit(len(found))
+                return ImagePart(found)
+
+        tasks = {url: asyncio.create_task(one(url, at)) for url, at in distant.items()}
+        try:
+            async with asyncio.timeout(FETCH_S):
+                await asyncio.gather(*tasks.values())
+        except TimeoutError:
+            late = (at for url, at in distant.items() if tasks[url].cancelled())
+            raise Refused("image_fetch_failed", next(late, None)) from None
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return {(ImagePart, url): task.result() for url, task in tasks.items()}
+
+    async def _one(self, url: str, at: str, left: list[int]) -> str:
+        """The picture at one address, as a data URL. ``left`` are bytes that may come yet."""
+        assert self.fetcher is not None
+        room = min(fetch.BYTES_MAX, left[0])
+        try:
+            found = await self.fetcher.fetch(url, bytes_max=room, accept=_ACCEPT)
+        except UrlRefused:
+            raise Refused("image_url_not_allowed", at) from None
+        except FetchFailed:
+            raise Refused("image_fetch_failed", at) from None
+        left[0] = max(0, left[0] - len(found.data))
+        return await asyncio.to_thread(_picture, found.data, at)
+
+
+def _shown(request: Request) -> Iterator[tuple[str, ImagePart | VideoPart]]:
+    """Field path and part of every picture and video."""
+    for i, message in enumerate(request.messages):
+        for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
+            if isinstance(part, ImagePart | VideoPart):
+                kind = "image_url" if isinstance(part, ImagePart) else "video_url"
+                yield f"messages[{i}].content[{j}].{kind}", part
+
+
+def _shows(message: Message, made: dict[_Name, Part]) -> Message:
+    """``message`` with what its parts became."""
+    if not isinstance(message.content, tuple):
+        return message
+    parts = tuple(_replaced(part, made) for part in message.content)
+    return msgspec.structs.replace(message, content=parts)
+
+
+def _replaced(part: Part, made: dict[_Name, Part]) -> Part:
+    found = made.get((type(part), getattr(part, "url", "")), part)
+    if isinstance(part, VideoPart) and isinstance(found, VideoPart):
+        return msgspec.structs.replace(part, url=found.url, duration_ms=found.duration_ms)
+    if isinstance(part, ImagePart) and isinstance(found, ImagePart):
+        return msgspec.structs.replace(part, url=found.url)
+    return part
+
+
+async def _judged(part: ImagePart | VideoPart, at: str) -> Part:
+    judge = _judged_picture if isinstance(part, ImagePart) else _judged_video
+    if len(part.url) < _BESIDE_CHARS:
+        return judge(part.url, at)
+    return await asyncio.to_thread(judge, part.url, at)
+
+
+def _judged_picture(url: str, at: str) -> Part:
+    try:
+        data = Data(url, "image", pictures.BYTES_MAX)
+        found = pictures.judge(b"".join(data.pieces()))
+    except (BadData, BadPicture):
+        raise Refused("invalid_image", at) from None
+    return ImagePart(data.url(f"image/{found.kind}"))
+
+
+def _judged_video(url: str, at: str) -> Part:
+    try:
+        data = Data(url, "video", VIDEO_BYTES_MAX)
+        data.check()
+        found = videos.judge(data.part, len(data))
+    except (BadData, BadVideo):
+        raise Refused("invalid_video", at) from None
+    return VideoPart(data.url(found.format), duration_ms=found.duration_ms)
+
+
+def _picture(data: bytes, at: str) -> str:
+    """A fetched picture as a data URL. Raises Refused."""
+    try:
+        return datas.write(data, f"image/{pictures.judge(data).kind}")
+    except BadPicture:
+        raise Refused("invalid_image", at) from None
