@@ -279,11 +279,11 @@ async def test_a_prompt_that_its_pictures_cannot_explain_is_not_believed(tmp_pat
 
 async def test_bytes_that_were_fetched_count_as_bytes_in_flight(served, there):
     there.pages["/a"] = png(8, 8, chunk(b"teXt", bytes(2000)))
-    limits = served.app.gateway.limits
-    limits._bytes_max = 1500
+    bodies = served.app.gateway.limits.bodies
+    bodies._max, bodies._wait_s = 1500, 0.05
     status, code, _ = await error(served, shows(there.url("/a")))
     assert (status, code) == (503, "overloaded")
-    assert limits.size == 0
+    assert bodies.size == 0
 
 
 async def test_no_trace_of_them_is_logged(served, there):

@@ -6,7 +6,7 @@ moment. What is wrong is told by the field that names it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -37,7 +37,7 @@ _ACCEPT: Final = "image/png,image/jpeg,image/webp,image/gif"
 
 _Name = tuple[type[Part], str]
 """A part by its kind and address."""
-Admit = Callable[[int], None]
+Admit = Callable[[int], Awaitable[None]]
 """Told how many bytes came in beside the body; may raise Refused."""
 
 
@@ -105,8 +105,8 @@ class Eyes:
                     found = await self._one(url, at, left)
                     if keep:
                         self.shelf.keep(account, url, found)
-                admit(len(found))
-                return ImagePart(found)
+            await admit(len(found))
+            return ImagePart(found)
 
         tasks = {url: asyncio.create_task(one(url, at)) for url, at in distant.items()}
         try:
