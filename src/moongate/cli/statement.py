@@ -15,6 +15,8 @@ _CSV = (
     "input_tokens", "cached_tokens", "output_tokens", "searches", "due_nanos", "due_usd",
     "charge_nanos", "charge_usd", "forgiven_nanos", "forgiven_usd",
 )  # fmt: skip
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet may take for the beginning of a formula."""
 _COUNTED = (
     ("Uncached", "input_tokens", True),
     ("Cached", "cached_tokens", True),
@@ -54,7 +56,7 @@ def command(
 
     A line's tokens times the prices of its price version are what is due; the charge is that,
     less what was done and not charged. Requests that cost nothing are counted, their tokens
-    are not.
+    are not. In CSV a quote (') stands before a name that a spreadsheet would take for a formula.
     """
     query = {"account": account, "from": since, "to": until, "each": "1" if each else None}
     found = options.desk(home, config).call("GET", "/statement", query)
@@ -71,8 +73,20 @@ def command(
 def _csv(found: dict[str, Any], columns: tuple[str, ...]) -> None:
     writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found["data"])
+    for row in found["data"]:
+        writer.writerow({name: _inert(name, row.get(name, "")) for name in columns})
     writer.writerow({columns[0]: "total", **found["total"]})
+
+
+def _inert(name: str, value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a quote before what might begin one.
+
+    So OWASP advises ("CSV Injection"). A carriage return, which ``csv`` leaves bare, is a space.
+    """
+    if not isinstance(value, str) or name.endswith("_usd"):
+        return value
+    quote = "'" if value.startswith(_FORMULA) else ""
+    return quote + value.replace("\r", " ")
 
 
 def _table(found: dict[str, Any], *, each: bool) -> None:
