@@ -17,7 +17,7 @@ from moongate.access.pepper import agree
 from moongate.app.buyers import buyer_handlers, make_alerts
 from moongate.app.chores import lasting
 from moongate.app.clock import StoreClock
-from moongate.app.doors import LOOPBACK, Doors, Place, reserve
+from moongate.app.doors import LOOPBACK, Doors, Place, reserve, reserve_admin
 from moongate.app.firsts import first_key, seed_prices
 from moongate.app.looking import look
 from moongate.app.parts import Announce, make_office, make_store, make_tokenizers, make_upstreams
@@ -123,7 +123,7 @@ class Application:
             self._about,
         )  # fmt: skip
         self.draining, self.port = False, 0
-        self.doors = Doors(home.socket)
+        self.doors, self._own_admin = Doors(), False
         self.peers = Peers(home.worker_socket, place, self._own_metrics)
         self._chores: list[asyncio.Task[None]] = []
 
@@ -178,12 +178,12 @@ class Application:
             self.settings, self.store, self.keys, self.clock, self.log.event, self.catalog.offers
         )
         server = self.settings.server
-        if self.place.first:
-            # Before the rest, so that commands work while a model is fetched or loaded.
-            local = await self.keys.ensure_local()
-            await self.doors.listen_admin(
-                Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local)
-            )
+        # Before the rest, so that commands work while a model is fetched or loaded.
+        local = await self.keys.ensure_local()
+        await self.doors.listen_admin(
+            Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local),
+            self._admin_socket(),
+        )
         await self.peers.open()
         await upstreams
         door = Door(
@@ -224,6 +224,8 @@ class Application:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.doors.close()
+        if self._own_admin:
+            self.home.socket.unlink(missing_ok=True)
         await self.peers.close()
         for upstream in self.upstreams.values():
             await upstream.close()
@@ -242,6 +244,13 @@ class Application:
                 "in server.hosts, and put TLS in front."
             )
         return listening
+
+    def _admin_socket(self) -> socket.socket:
+        """The one that all workers share, else one of our own."""
+        if self.place.admin is not None:
+            return self.place.admin
+        self._own_admin = True
+        return reserve_admin(self.home.socket)
 
     def _address(self) -> dict[str, object]:
         host = callable_host(self.settings.server.host)
