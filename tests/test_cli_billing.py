@@ -214,7 +214,7 @@ async def test_a_statement_says_what_was_given_away(served, say):
     await asked(served)
     code, out, err = await say("statement")
     assert code == 0
-    assert out.splitlines()[0].split()[-2:] == ["Output", "USD"]
+    assert out.splitlines()[0].split()[-5:] == ["Output", "Saved", "by", "cache", "USD"]
     assert err == "1 request cost nothing.\n"
 
 

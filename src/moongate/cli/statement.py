@@ -13,7 +13,7 @@ from moongate.cli import options, screen
 _CSV = (
     "day", "account", "key", "key_name", "model", "price_version", "requests", "uncharged",
     "input_tokens", "cached_tokens", "output_tokens", "searches", "due_nanos", "due_usd",
-    "charge_nanos", "charge_usd", "forgiven_nanos", "forgiven_usd",
+    "charge_nanos", "charge_usd", "forgiven_nanos", "forgiven_usd", "saved_nanos", "saved_usd",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a spreadsheet may take for the beginning of a formula."""
@@ -55,7 +55,8 @@ def command(
     """Show every charge by day, key and model, with tokens and exact money.
 
     A line's tokens times the prices of its price version are what is due; the charge is that,
-    less what was done and not charged. Requests that cost nothing are counted, their tokens
+    less what was done and not charged. What the cache saved is no part of it: cached tokens
+    would have cost so much more uncached. Requests that cost nothing are counted, their tokens
     are not. In CSV a quote (') stands before a name that a spreadsheet would take for a formula.
     """
     query = {"account": account, "from": since, "to": until, "each": "1" if each else None}
@@ -122,6 +123,8 @@ def _figures(lines: list[dict[str, Any]], whole: dict[str, Any]) -> Iterator[tup
     for title, name, wanted in _COUNTED:
         if wanted or whole[name]:
             yield title, [screen.tokens(line[name]) for line in lines]
+    if whole["saved_nanos"]:
+        yield "Saved by cache", screen.aligned([line["saved_usd"] for line in lines])
     if whole["forgiven_nanos"]:
         yield "Not charged", screen.aligned([line["forgiven_usd"] for line in lines])
     yield "USD", screen.aligned([line["charge_usd"] for line in lines])

@@ -16,8 +16,9 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from moongate.core import money
 from moongate.core.errors import safe_name
-from moongate.core.money import nanos_to_usd
+from moongate.core.money import Price, nanos_to_usd
 from moongate.core.rows import EntryRow, PriceRow, UsageRow
 
 FORMAT: Final = "moongate-receipt-1"
@@ -108,6 +109,19 @@ def _entry(entry: EntryRow | None) -> dict[str, Any] | None:
     if entry is None or entry.chain is None:
         return None
     return {"no": entry.chain_no, "hash": entry.chain.hex()}
+
+
+def saved(receipt: Mapping[str, Any]) -> int:
+    """What a receipt's cached tokens cost less than uncached ones (nano-dollars).
+
+    It follows from the lines, so it is not signed beside them. Nothing where nothing was charged.
+    """
+    lines = {line["class"]: line for line in receipt["lines"]}
+    if not receipt["charge_nanos"] or not {"input", "cached"} <= lines.keys():
+        return 0
+    cached = lines["cached"]
+    price = Price(lines["input"]["unit_nanos"], cached["unit_nanos"], output=0)
+    return money.saved(cached["count"], price)
 
 
 def parse(raw: bytes) -> Any:
