@@ -19,8 +19,15 @@ from moongate.app.chores import lasting
 from moongate.app.clock import StoreClock
 from moongate.app.doors import LOOPBACK, Doors, Place, reserve, reserve_admin
 from moongate.app.firsts import first_key, seed_prices
-from moongate.app.looking import look
-from moongate.app.parts import Announce, make_office, make_store, make_tokenizers, make_upstreams
+from moongate.app.looking import look, look_again
+from moongate.app.parts import (
+    Announce,
+    make_office,
+    make_router,
+    make_store,
+    make_tokenizers,
+    make_upstreams,
+)
 from moongate.app.peers import Peers
 from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
@@ -78,7 +85,8 @@ class Application:
         self._pepper = pepper = home.pepper(settings.store.file(home.path))
         self.keys = Keys(self.store, pepper, self.clock)
         self.metrics = Metrics()
-        self.health = Health(self.clock)
+        self.health = Health(self.clock, self._ejected)
+        self.router = make_router(settings, self.health, self.clock, pepper)
         self.catalog = Catalog(
             settings.cards(), lambda name: self.upstreams[name].facts(), self.health.alive,
             self.clock, without=NOT_SERVED,
@@ -108,14 +116,17 @@ class Application:
                 settings, self.store, self.book.owner, self.clock, self.log, self.metrics
             ),
             book=self.book,
-            health=self.health,
+            router=self.router,
             upstreams=self.upstreams,
             clock=self.clock,
             log=self.log,
             metrics=self.metrics,
             tenant_secret=derive(pepper, "tenant"),
             require=settings.privacy.require,
-            unretained=frozenset(u.name for u in settings.upstreams if u.keeps_nothing()),
+            unretained=frozenset(
+                place for up in settings.upstreams if up.keeps_nothing() for place in up.places()
+            ),
+            wishing=frozenset(settings.routing.preferences),
             tokenizers=make_tokenizers(settings),
         )
         self.office = make_office(
@@ -198,6 +209,7 @@ class Application:
         self._begin("pulse", self.gateway.passage.pulse.run)
         self._begin("replay", self.gateway.replay.run)
         self._begin("limits", self.gateway.limits.run)
+        self._begin("looking", lambda: look_again(self.router, self.upstreams))
         if alerts := make_alerts(self.settings, self.store, self.clock, self.log.event):
             self._begin("alerts", alerts.run)
         self.announce({"event": "ready", **self._address(), "models": self._served()})
@@ -233,6 +245,12 @@ class Application:
         await self.book.drain()
         self.journal.close()
         await self.store.close()
+
+    def _ejected(self, place: str) -> None:
+        """Tell that an upstream is left alone for a while."""
+        name = place.partition("/")[0]
+        self.metrics.ejections.labels(name).inc()
+        self.log.event("upstream_ejected", upstream=name)
 
     def _reserve_port(self) -> socket.socket:
         server = self.settings.server

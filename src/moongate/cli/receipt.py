@@ -161,6 +161,7 @@ def _print(found: dict[str, Any]) -> None:
         [f"{found['outcome']} ({found['status']})"]
         + ["streamed"] * found["streamed"]
         + ["counts estimated"] * found["estimated"]
+        + ["cached tokens inferred"] * ("cached" in found)
     )
     if "attempts" in found:
         how += f", {found['attempts']} attempts"

@@ -33,6 +33,8 @@ _FIELDS: Final = {
 }  # fmt: skip
 _AGAIN: Final = {"attempts": int, "spoiled_nanos": int}
 """Both stand there where more than one answer was made."""
+_CUT: Final = {"cached": str}
+"""Stands there, as ``inferred``, where an answer was cut before its cached tokens were told."""
 _MAY_BE_NULL: Final = frozenset({"reasoning", "entry"})
 _LINE: Final = {"class": str, "count": int, "unit_nanos": int, "amount_nanos": int}
 _ENTRY: Final = {"no": int, "hash": str}
@@ -102,6 +104,7 @@ def make(row: UsageRow, price: PriceRow, entry: EntryRow | None) -> dict[str, An
         "forgiven_nanos": row.forgiven_nanos,
         "entry": _entry(entry),
         **({name: getattr(row, name) for name in _AGAIN} if row.attempts > 1 else {}),
+        **({"cached": "inferred"} if used.cache_read and row.upstream_cached is None else {}),
     }
 
 
@@ -169,7 +172,10 @@ def misshapen(receipt: Any) -> Iterator[str]:
         yield f"format is not {FORMAT}"
         return
     again = _AGAIN if _AGAIN.keys() & receipt.keys() else {}
-    yield from _fields(receipt, {**_FIELDS, **again}, "")
+    cut = _CUT if "cached" in receipt else {}
+    yield from _fields(receipt, {**_FIELDS, **again, **cut}, "")
+    if receipt.get("cached", "inferred") != "inferred":
+        yield "cached takes the word inferred alone"
     entry, lines = receipt.get("entry"), receipt.get("lines")
     if isinstance(entry, dict):
         yield from _fields(entry, _ENTRY, "entry.")

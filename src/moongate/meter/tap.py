@@ -26,6 +26,7 @@ class Tap:
         self._choices = choices
         self._prompt = prompt
         self._tokenizer = tokenizer
+        self._held = 0, 1
         self.restart()
 
     def restart(self) -> None:
@@ -82,6 +83,10 @@ class Tap:
         """The choices that have no finish yet."""
         return [choice for choice in range(self._choices) if choice not in self._done]
 
+    def infer(self, held: int, size: int) -> None:
+        """Of an answer that was cut before it told: ``held`` of ``size`` characters were cached."""
+        self._held = held, max(size, 1)
+
     def usage(self, *, encode: bool = True) -> Usage:
         """The usage as it stands: final after the stream's end, the delivered part before.
 
@@ -104,7 +109,8 @@ class Tap:
         if prompt > self._prompt.bound:
             odd.append("prompt_over_bound")
             prompt = self._prompt.bound
-        cached = counts.cached or 0
+        held, size = self._held
+        cached = prompt * held // size if counts.cached is None else counts.cached
         if cached > prompt:
             odd.append("cached_over_prompt")
             cached = prompt
