@@ -123,9 +123,7 @@ class Application:
             metrics=self.metrics,
             tenant_secret=derive(pepper, "tenant"),
             require=settings.privacy.require,
-            unretained=frozenset(
-                place for up in settings.upstreams if up.keeps_nothing() for place in up.places()
-            ),
+            unretained=settings.unretained(),
             wishing=frozenset(settings.routing.preferences),
             tokenizers=make_tokenizers(settings),
         )

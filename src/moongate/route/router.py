@@ -83,6 +83,7 @@ class Router:
 
     def take(self, step: Step, prefix: Prefix) -> Berth:
         """A request goes to ``step``'s place: it counts there until its berth is left."""
+        self.health.begin(step.target.upstream)
         return self.loads.take(step.target.upstream, prefix.tenant, prefix.size, step.matched)
 
     def answered(self, place: str, first_token_s: float | None) -> None:

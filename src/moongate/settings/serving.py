@@ -88,7 +88,9 @@ class Upstream(Table, frozen=True, kw_only=True):
     agreement: Annotated[
         Agreement | None, Meta(description="the agreement that makes it a contract")
     ] = None
-    credentials: tuple[Credential, ...] = ()
+    credentials: Annotated[
+        tuple[Credential, ...], Meta(description="several keys there, instead of one")
+    ] = ()
     api_key: Secret | None = None
 
     def places(self) -> dict[str, Credential]:

@@ -61,6 +61,12 @@ class Settings(Table, frozen=True, kw_only=True):
         """The upstream of that name. Raises KeyError."""
         return {upstream.name: upstream for upstream in self.upstreams}[name]
 
+    def unretained(self) -> frozenset[str]:
+        """The places that keep nothing of what they are sent."""
+        return frozenset(
+            place for up in self.upstreams if up.keeps_nothing() for place in up.places()
+        )
+
     def targets(self, model: Model) -> tuple[Target, ...]:
         """Where ``model`` may be sent: targets whose data policy meets ``privacy.require``."""
         least = POLICY_RANK[self.privacy.require]
