@@ -97,6 +97,7 @@ async def serve(
     clock: Clock | None = None,
 ) -> AsyncIterator[Served]:
     """Start an application on ``config`` (TOML text), stop it in the end."""
+    tmp_path.mkdir(parents=True, exist_ok=True)
     file = tmp_path / "moongate.toml"
     file.write_text(config)
     told: list[dict[str, object]] = []

@@ -1,12 +1,14 @@
 """Receipts, prices, invoices and the audit as commands, beside a server and without one."""
 
 import asyncio
+import csv
+import io
 import json
 
 import apsw
 import pytest
 
-from moongate.cli import run
+from moongate.cli import run, statement
 from moongate.core.money import Price, charge
 from moongate.upstream.scripted import ScriptedServer
 from serving_kit import ONE_UPSTREAM, ask, serve
@@ -212,7 +214,7 @@ async def test_a_statement_says_what_was_given_away(served, say):
     await asked(served)
     code, out, err = await say("statement")
     assert code == 0
-    assert out.splitlines()[0].split()[-2:] == ["Output", "USD"]
+    assert out.splitlines()[0].split()[-5:] == ["Output", "Saved", "by", "cache", "USD"]
     assert err == "1 request cost nothing.\n"
 
 
@@ -245,3 +247,27 @@ async def test_the_doctor_shows_the_key_of_receipts(served, say, tmp_path):
     code, out, _ = await say("doctor", "--json")
     found = {check["name"]: check["state"] for check in json.loads(out)["checks"]}
     assert (code, found["receipts"]) == (1, "broken")
+
+
+@pytest.mark.parametrize("each", [(), ("--each",)])
+async def test_a_name_in_csv_is_no_formula_to_a_spreadsheet(served, say, each):
+    name = '=HYPERLINK("http://x.example","pay")'
+    _, made = await served.app.office.dispatch("POST", "/admin/v1/keys", {}, {"name": name})
+    head = {"authorization": f"Bearer {made['key']}"}
+    await (await served.post(ask(), **head)).read()
+    code, out, _ = await say("statement", "--format", "csv", *each)
+    (row, total) = csv.DictReader(io.StringIO(out))
+    assert code == 0
+    assert (row["key_name"], row["model"]) == (f"'{name}", "kimi-k2.5")
+    assert row["charge_usd"] == total["charge_usd"] != ""
+    _, out, _ = await say("statement", "--json", *each)
+    assert json.loads(out)["data"][0]["key_name"] == name
+
+
+@pytest.mark.parametrize("first", "=+-@\t\r\n")
+def test_what_may_begin_a_formula_is_quoted(capsys, first):
+    row = {"key_name": f"{first}cmd", "account": "acme", "model": "a=b", "due_usd": "-1.5"}
+    statement._csv({"data": [row], "total": {}}, tuple(row))
+    out = capsys.readouterr().out
+    (told, _) = csv.DictReader(io.StringIO(out, newline=""))
+    assert told == {**row, "key_name": f"'{first}cmd".replace("\r", " ")}

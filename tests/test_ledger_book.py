@@ -120,7 +120,8 @@ async def test_settle_books_what_it_returns(desk: Desk) -> None:
     bill = await desk.book.settle(hold, "done", usage, TOLD)
     row = await desk.store.usage_row("h1")
     assert row is not None
-    assert bill == Bill(row.usage, row.charge_nanos) == Bill(usage, 113_000)
+    less = 50 * (480 - 100)
+    assert bill == Bill(row.usage, row.charge_nanos, 1, less) == Bill(usage, 113_000, 1, less)
     assert not desk.book.live
     assert await balance(desk.store) == (START - 113_000, 0)
     assert (row.upstream_prompt, row.upstream_completion, row.upstream_cached) == (150, 30, 50)

@@ -104,10 +104,10 @@ async def load(it: Crew, requests: int, dice: random.Random) -> tuple[Seen, int]
 
 
 def settled(it: Crew) -> bool:
-    """Whether nothing is held any more, and all workers are there, the first one's socket too."""
+    """Whether nothing is held any more, and all workers are there."""
     try:
         return len(it.pids()) == 3 and admin(it, "GET", "/accounts/default")["held_nanos"] == 0
-    except Unanswered:  # the last death was the first worker's, and the next is on its way up
+    except Unanswered:  # whoever took this call was killed over it
         return False
 
 

@@ -5,11 +5,23 @@ import asyncio
 import msgspec
 import pytest
 
+from moongate.core.errors import Refused
 from moongate.core.money import Usage
 from moongate.core.ports import Store
 from moongate.core.rows import AccountRow, HoldRow, InviteRow, KeyRow, Quota
 from moongate.core.store import Idem
-from store_kit import NOW_MS, a_hold, an_end, furnish, held, the_time_is, took
+from moongate.store import mapping
+from store_kit import (
+    NOW_MS,
+    a_budget,
+    a_hold,
+    an_end,
+    balance,
+    furnish,
+    held,
+    the_time_is,
+    took,
+)
 
 DAY_MS = 86_400_000
 
@@ -264,3 +276,30 @@ async def test_forgetting_goes_page_by_page(store: Store) -> None:
     assert all(isinstance(answer, HoldRow) for answer in said)
     await the_time_is(store, NOW_MS + 5)
     assert [await store.forget(NOW_MS + 5) for _ in range(3)] == [1_000, 5, 0]
+
+
+async def test_an_invitation_and_its_trial_credit_are_both_there_or_neither(store: Store) -> None:
+    await furnish(store, 0)
+    await store.invite_add(an_invite(), 500)
+    assert await balance(store) == (500, 0)
+    assert await store.entry_sums("acme") == {"trial": 500}
+    for row, nanos in ((an_invite(), 7), (an_invite("inv_2", 2), mapping.AMOUNT_MAX)):
+        with pytest.raises((ValueError, Refused)):
+            await store.invite_add(row, nanos)
+    assert [row.id for row in await store.invites()] == ["inv_1"]
+    assert await balance(store) == (500, 0)
+    assert await store.audit() == []
+
+
+async def test_a_key_and_its_budget_are_both_there_or_neither(store: Store) -> None:
+    await furnish(store, 1_000)
+    await store.key_insert(a_key(), a_budget(400))
+    (budget,) = await store.budgets("acme", NOW_MS)
+    assert (budget.scope, budget.subject, budget.cap_nanos) == ("key", "key_1", 400)
+    for key, cap in ((a_key(), 300), (a_key("key_2", 2), -1)):
+        with pytest.raises(ValueError, match="the store refused this row"):
+            await store.key_insert(key, a_budget(cap, id="bud_2", subject=key.id))
+    assert [row.id for row in await store.keys()] == ["key_1"]
+    assert await store.budgets("acme", NOW_MS) == [budget]
+    assert not await took(store, a_hold("h1", 401))
+    assert await took(store, a_hold("h2", 400))

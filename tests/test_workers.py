@@ -13,6 +13,7 @@ import pytest
 
 from live_kit import short_folder
 from moongate.app import application, run
+from moongate.cli.line import Line
 from moongate.core.errors import ConfigurationError
 from moongate.core.money import Price
 from moongate.core.rows import PriceRow
@@ -136,6 +137,24 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on():
         assert ended == [(1, "signal_9"), (2, "signal_9")]
         assert len(it.told("ready")) == 1
         assert it.stop() == 0
+
+
+def test_commands_are_answered_whichever_worker_dies():
+    with three() as it:
+        line = Line(it.home / "admin.sock")
+        for _ in range(3):
+            victim = it.pids()[0]
+            os.kill(victim, signal.SIGKILL)
+            for _ in range(5):
+                assert line.call("GET", "/admin/v1/server")["pid"] == it.process.pid
+            until(lambda v=victim: len(it.pids()) == 3 and v not in it.pids(), "new worker")
+        # With none at all they wait for the next.
+        for pid in it.pids():
+            os.kill(pid, signal.SIGKILL)
+        assert line.call("GET", "/admin/v1/server")["pid"] == it.process.pid
+        assert (it.home / "admin.sock").stat().st_mode & 0o777 == 0o600
+        assert it.stop() == 0
+        assert not (it.home / "admin.sock").exists()
 
 
 def test_sigterm_to_one_worker_replaces_it_and_tells_nobody():

@@ -27,7 +27,11 @@ from moongate.core.request import (
 
 HEAD = Head("chatcmpl-0123456789abcdef01234567", 1769472000, "kimi-k2.5", "fpv0_test")
 USAGE_HEAD = Head(HEAD.id, HEAD.created_s, HEAD.model, HEAD.fingerprint, include_usage=True)
-BILL = Bill(Usage(input=2_000, cache_read=8_000, output=500, reasoning=120), 2_760_000)
+BILL = Bill(
+    Usage(input=2_000, cache_read=8_000, output=500, reasoning=120),
+    2_760_000,
+    saved_nanos=3_040_000,
+)
 REASONS = {"stop", "length", "tool_calls", "content_filter"}
 
 

@@ -5,7 +5,10 @@ tokens its prompt is and how long the answer may get, and how it goes back. It a
 answer and holds no money.
 """
 
+import asyncio
 from collections.abc import Mapping
+from itertools import islice
+from typing import Final
 
 import msgspec
 
@@ -14,17 +17,22 @@ from moongate.core.cards import DataPolicy, Facts, Offer
 from moongate.core.errors import Refused
 from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
 from moongate.core.request import Request
-from moongate.counting import Counting
+from moongate.counting import BESIDE, Counting
 from moongate.delivery import Streamed, Whole
 from moongate.media.eyes import Admit, Eyes
 from moongate.meter import tokens
 from moongate.meter.tokens import Count
-from moongate.route import plan, rules
+from moongate.route import plan, rules, wish
 from moongate.route.catalog import Catalog
-from moongate.route.health import Health
 from moongate.route.plan import Step
+from moongate.route.prefix import Prefix
+from moongate.route.router import Router
+from moongate.route.wish import Wish
 from moongate.upstream.replay import Replay
 from moongate.visit import Job, Visit
+
+STEPS_MAX: Final = 4
+"""So many places of a plan are looked at closely; only two are ever asked."""
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -32,6 +40,7 @@ class Chosen(msgspec.Struct, frozen=True):
 
     ``request`` is what is left to ask: the key's policy had the fields ``left_out`` dropped, and
     ``repaired`` are the messages whose reasoning was put back. ``tenant`` is whose it is.
+    ``prefix`` is what it begins with.
     """
 
     request: Request
@@ -40,17 +49,21 @@ class Chosen(msgspec.Struct, frozen=True):
     left_out: tuple[str, ...]
     tenant: str
     repaired: tuple[int, ...]
+    prefix: Prefix
 
 
 class Admission:
-    """Decides for every request. ``unretained`` names the upstreams that keep nothing."""
+    """Decides for every request. ``unretained`` names the places that keep nothing.
+
+    ``wishing`` are the accounts that may say where a request goes (``*``: all).
+    """
 
     def __init__(
         self,
         *,
         catalog: Catalog,
         upstreams: Mapping[str, Upstream],
-        health: Health,
+        router: Router,
         counting: Counting,
         clock: Clock,
         tenant_secret: bytes,
@@ -58,16 +71,26 @@ class Admission:
         unretained: frozenset[str],
         replay: Replay,
         eyes: Eyes,
+        wishing: frozenset[str] = frozenset(),
     ) -> None:
         self._catalog, self._upstreams = catalog, upstreams
-        self._health, self._clock = health, clock
+        self._router, self._clock = router, clock
+        self._wishing = wishing
         self._counting = counting
         self._tenant_secret = tenant_secret
         self._require: DataPolicy = require
         self._unretained = unretained
         self._replay, self._eyes = replay, eyes
 
-    async def choose(self, principal: Principal, request: Request, admit: Admit) -> Chosen:
+    def wish(self, principal: Principal, headers: Mapping[str, str]) -> Wish | None:
+        """What the client's headers say of the way. Raises Refused naming one."""
+        allowed = not self._wishing.isdisjoint({"*", principal.account})
+        known = {name.partition("/")[0] for name in self._upstreams}
+        return wish.read(headers, known, allowed=allowed)
+
+    async def choose(
+        self, principal: Principal, request: Request, admit: Admit, wished: Wish | None = None
+    ) -> Chosen:
         """Who serves ``request``, and what is left of it once all that it shows was brought.
 
         ``admit`` is told how many bytes came beside the body. Raises Refused.
@@ -77,17 +100,29 @@ class Admission:
             raise Refused("insufficient_permissions", "model", thing="model")
         allowed = self._unretained if principal.zero_retention else self._upstreams.keys()
         targets = [target for target in offer.card.targets if target.upstream in allowed]
-        steps = plan.order(targets, self._facts, self._health.alive, self._require)
+        targets = plan.fit(targets, self._facts, self._require)
+        targets = self._router.open_to(principal.account, targets)
+        if wished is not None:
+            targets = wished.grant(targets)
+        tenant = tenant_tag(self._tenant_secret, principal.account)
+        prefix = await self._prefix(tenant, request, offer)
+        steps = [*islice(self._router.order(offer.card, targets, prefix), STEPS_MAX)]
         offers = {s: self._catalog.offer(request.model, s.target.upstream) for s in steps}
         offer = offers[steps[0]]
-        fit = (s for s in steps[1:] if rules.fits(request, offers[s], principal.policy))
+        fit = [s for s in steps[1:] if rules.fits(request, offers[s], principal.policy)]
         request, left_out = rules.check(request, offer, principal.policy)
-        tenant = tenant_tag(self._tenant_secret, principal.account)
         kept = not principal.zero_retention
         # After the abilities, so that nothing is fetched that cannot be used.
         request = await self._eyes.bring(request, principal.account, keep=kept, admit=admit)
         request, repaired = self._replay.mend(tenant, request, kept=kept)
-        return Chosen(request, offer, (steps[0], *fit), left_out, tenant, repaired)
+        return Chosen(request, offer, (steps[0], *fit), left_out, tenant, repaired, prefix)
+
+    async def _prefix(self, tenant: str, request: Request, offer: Offer) -> Prefix:
+        """What ``request`` begins with; a large one is hashed beside the event loop."""
+        request = msgspec.structs.replace(request, model=offer.card.id)
+        if tokens.weight(request) < BESIDE:
+            return self._router.prefix(tenant, request)
+        return await asyncio.to_thread(self._router.prefix, tenant, request)
 
     async def count(self, principal: Principal, request: Request, admit: Admit) -> Count:
         """The prompt tokens of ``request``, as :meth:`admit` counts them. Raises Refused."""
@@ -107,8 +142,10 @@ class Admission:
 
         No money has moved, and no answer was asked for, when it returns.
         """
-        chosen = await self.choose(principal, request, admit)
+        wished = self.wish(principal, visit.way)
+        chosen = await self.choose(principal, request, admit, wished)
         request, offer, first = chosen.request, chosen.offer, chosen.steps[0].target
+        visit.berth = berth = self._router.take(chosen.steps[0], chosen.prefix)
         prompt = await self._counting.prompt(request, offer, chosen.steps)
         wanted = request.output_tokens_max or offer.output_tokens_default
         cap = tokens.cap(prompt, wanted, offer.window)
@@ -127,7 +164,8 @@ class Admission:
         delivery = form(codec, head, visit.reply, headers, self._clock)
         tokenizer = self._counting.tokenizer(offer, chosen.steps)
         return Job(
-            principal, offer, chosen.steps, ask, prompt, tokenizer, delivery, headers, *now
+            principal, offer, chosen.steps, ask, prompt, tokenizer, delivery, headers, *now,
+            chosen.prefix, berth,
         )  # fmt: skip
 
     def _facts(self, upstream: str) -> Facts:

@@ -42,7 +42,7 @@ from moongate.meter.tokens import Count
 from moongate.metrics import Metrics
 from moongate.passage import Passage
 from moongate.route.catalog import Catalog
-from moongate.route.health import Health
+from moongate.route.router import Router
 from moongate.upstream.replay import Replay
 from moongate.visit import Admit, Job, Visit
 
@@ -62,7 +62,7 @@ class Gateway:
         idempotency: Idempotency,
         limits: Limits,
         book: Book,
-        health: Health,
+        router: Router,
         upstreams: Mapping[str, Upstream],
         clock: Clock,
         log: Log,
@@ -70,23 +70,24 @@ class Gateway:
         tenant_secret: bytes,
         require: DataPolicy = "none",
         unretained: frozenset[str] = frozenset(),
+        wishing: frozenset[str] = frozenset(),
         tokenizers: Mapping[str, Tokenizer] | None = None,
         eyes: Eyes | None = None,
     ) -> None:
         self.keys, self.catalog, self.limits, self.book = keys, catalog, limits, book
-        self.health, self.upstreams, self.clock = health, upstreams, clock
+        self.router, self.upstreams, self.clock = router, upstreams, clock
         self.log, self.metrics, self.idempotency = log, metrics, idempotency
         self.replay = Replay(clock)
         self.eyes = eyes or Eyes(None, NO_FILES)
         self.passage = Passage(
-            upstreams=upstreams, health=health, clock=clock, log=log, metrics=metrics,
+            upstreams=upstreams, router=router, clock=clock, log=log, metrics=metrics,
             replay=self.replay,
         )  # fmt: skip
         self.admission = Admission(
-            catalog=catalog, upstreams=upstreams, health=health, clock=clock,
+            catalog=catalog, upstreams=upstreams, router=router, clock=clock,
             counting=Counting(upstreams, tokenizers or {}),
             tenant_secret=tenant_secret, require=require, unretained=unretained,
-            replay=self.replay, eyes=self.eyes,
+            replay=self.replay, eyes=self.eyes, wishing=wishing,
         )  # fmt: skip
         self._visits: set[Visit] = set()
 
@@ -125,6 +126,8 @@ class Gateway:
             await refuse(visit.reply, codec, gone, headers)
         finally:
             self._visits.discard(visit)
+            if visit.berth is not None:
+                visit.berth.leave()
 
     async def estimate(
         self, codec: Codec, id: str, principal: Principal, body: Callable[[Admit], Awaitable[bytes]]
@@ -212,6 +215,8 @@ class Gateway:
 
     async def _book(self, job: Job, held: Held, outcome: Outcome) -> Bill | None:
         """Settle or void, durably; ``None`` when there is nothing to bill the client for."""
+        if outcome in {"client_left", "credit_stop"}:
+            job.tap.infer(job.step.matched, job.prefix.size)
         usage = job.used(final=True)
         told = job.told(outcome, self.clock.monotonic_s())
         charged = outcome in {"done", "credit_stop"} or (outcome == "client_left" and job.owed)

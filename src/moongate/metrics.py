@@ -52,6 +52,18 @@ class Metrics:
             ["upstream", "kind"],
             registry=registry,
         )
+        self.routed = Counter(
+            "moongate_routed",
+            "Requests sent to an upstream, by why it was chosen",
+            ["upstream", "kind"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "moongate_retries", "Second tries, sent or over the budget", ["kind"], registry=registry
+        )
+        self.ejections = Counter(
+            "moongate_ejections", "Upstreams ejected", ["upstream"], registry=registry
+        )
         self.rates_degraded = Gauge(
             "moongate_rates_degraded",
             "Processes that count rates alone for want of the shared counter",

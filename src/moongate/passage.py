@@ -12,7 +12,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from moongate.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
+from moongate.core.errors import (
+    UpstreamError,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamRefused,
+)
 from moongate.core.events import Event, Failed, Finished, Text, Thinking, ToolArgs, ToolCall
 from moongate.core.ports import Clock, Upstream
 from moongate.cover import Cover
@@ -21,7 +26,8 @@ from moongate.guarantee import NotAsPromised
 from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.route import plan
-from moongate.route.health import Health
+from moongate.route.plan import Step
+from moongate.route.router import Router
 from moongate.upstream.replay import WANTING, Replay, Watch, tell
 from moongate.visit import Job, Visit
 
@@ -35,13 +41,14 @@ class Passage:
         self,
         *,
         upstreams: Mapping[str, Upstream],
-        health: Health,
+        router: Router,
         clock: Clock,
         log: Log,
         metrics: Metrics,
         replay: Replay,
     ) -> None:
-        self.upstreams, self.health, self.clock = upstreams, health, clock
+        self.upstreams, self.router, self.clock = upstreams, router, clock
+        self.health = router.health
         self.log, self.metrics, self.replay = log, metrics, replay
         self.pulse = Pulse()
 
@@ -97,18 +104,17 @@ class Passage:
     async def _events(self, job: Job) -> AsyncGenerator[list[Event], None]:
         """The events of the first target that answers, until one is as promised or none will be."""
         step, tried = job.steps[0], 1
+        self.router.budget.request()
         while True:
-            job.upstream = step.target.upstream
-            job.headers["x-moongate-upstream"] = job.upstream
-            tell(job.headers, job.ask, self.upstreams[job.upstream].kind)
-            job.watch = self._watch(job)
-            facts = self.upstreams[job.upstream].facts()
-            job.headers["x-moongate-data-policy"] = facts.data_policy
-            job.delivery.served_by(facts.fingerprint)
+            upstream = self._go(job, step)
             ask = msgspec.structs.replace(job.ask, model=step.target.model)
+            asked_s, first_token_s = self.clock.monotonic_s(), None
             try:
-                async with aclosing(self.upstreams[job.upstream].stream(ask)) as batches:
+                async with aclosing(upstream.stream(ask)) as batches:
                     async for events in batches:
+                        if first_token_s is None and any(type(e) in _CONTENT for e in events):
+                            first_token_s = self.clock.monotonic_s() - asked_s
+                            self.router.affinity.remember(job.prefix, step.target.upstream)
                         yield events
                         if events and type(events[-1]) is Failed:
                             raise UpstreamProtocolError(events[-1].kind)
@@ -117,7 +123,7 @@ class Passage:
                             raise NotAsPromised
                 if job.guard.broken:
                     raise NotAsPromised
-                self.health.report(job.upstream, ok=True)
+                self.router.answered(step.target.upstream, first_token_s)
                 return
             except UpstreamError as error:
                 again = self._failed(job, error, tried)
@@ -125,30 +131,54 @@ class Passage:
                     job.ask_again()
                     tried += 1
                     continue
-                if again is None or job.tap.pieces or job.tap.finished:
+                if again is None:
                     raise
                 step, wait_s = again
                 tried += 1
                 job.tap.restart()
                 await asyncio.sleep(wait_s)
 
-    def _watch(self, job: Job) -> Watch | None:
+    def _go(self, job: Job, step: Step) -> Upstream:
+        """Note that ``step`` is asked next, and who it is in the answer's headers."""
+        upstream = self.upstreams[step.target.upstream]
+        job.step = step
+        job.berth.move(step.target.upstream)
+        self.health.begin(step.target.upstream)
+        self.metrics.routed.labels(job.upstream, step.reason).inc()
+        job.headers["x-moongate-upstream"] = job.upstream
+        tell(job.headers, job.ask, upstream.kind)
+        job.watch = self._watch(job, upstream)
+        facts = upstream.facts()
+        job.headers["x-moongate-data-policy"] = facts.data_policy
+        job.delivery.served_by(facts.fingerprint)
+        return upstream
+
+    def _watch(self, job: Job, upstream: Upstream) -> Watch | None:
         """What remembers the answer's reasoning, where it may be asked back and may be kept."""
-        asked_back = self.upstreams[job.upstream].kind in WANTING
+        asked_back = upstream.kind in WANTING
         keeps = asked_back and not job.principal.zero_retention
         return self.replay.watch(job.ask) if keeps else None
 
     def _failed(self, job: Job, error: UpstreamError, tried: int) -> tuple[plan.Step, float] | None:
         """Note an upstream's fault; the step to try next, and after how many seconds."""
+        place = job.step.target.upstream
         if isinstance(error, UpstreamRefused):
-            self.health.report(job.upstream, ok=True)
+            self.health.report(place, ok=True)
             return None
-        self.health.report(job.upstream, ok=not error.unhealthy)
+        if error.kind != "full":  # our own queue to it, of which it knows nothing
+            self.health.report(place, ok=not error.unhealthy)
+        if isinstance(error, UpstreamOverloaded) and error.retry_after_s:
+            self.health.rest(place, error.retry_after_s)
         self.metrics.faults.labels(job.upstream, error.kind).inc()
         word = "operator_alert" if error.kind == "account" else "upstream_fault"
         about = {"request": job.ask.id, "upstream": job.upstream, "kind": error.kind}
         self.log.event(word, **about, attempt=tried)
-        return plan.after(error, job.steps, tried)
+        again = plan.after(error, job.steps, tried)
+        if again is None or job.tap.pieces or job.tap.finished:
+            return None
+        granted = self.router.budget.take()
+        self.metrics.retries.labels("sent" if granted else "over_budget").inc()
+        return again if granted else None
 
 
 def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:

@@ -5,7 +5,8 @@ ever interrupting the booking.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 from moongate.access.keys import Principal
@@ -21,7 +22,9 @@ from moongate.ledger.slices import Slices, Terms
 from moongate.meter.tap import Tap
 from moongate.meter.tokenizer import Tokenizer
 from moongate.meter.tokens import Count
+from moongate.route.loads import Berth
 from moongate.route.plan import Step
+from moongate.route.prefix import Prefix
 from moongate.upstream.replay import Watch
 
 TAIL_S: Final = 2.0
@@ -39,7 +42,8 @@ class Visit:
 
     ``credential`` is a bearer secret, or the principal itself on the admin socket. ``body`` reads
     the request's bytes when they are wanted, and admits them as it goes. ``idempotency`` is the
-    client's Idempotency-Key.
+    client's Idempotency-Key, ``way`` the headers in which it may say where to go. ``berth`` is
+    where it counts, once it is chosen.
     """
 
     def __init__(
@@ -49,9 +53,11 @@ class Visit:
         body: Callable[[Admit], Awaitable[bytes]],
         reply: Reply,
         idempotency: str | None = None,
+        way: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.id, self.credential, self.body, self.reply = id, credential, body, reply
-        self.idempotency = idempotency
+        self.idempotency, self.way = idempotency, way
+        self.berth: Berth | None = None
         self.stage: Stage = "admit"
         self.ended: Literal["client_left", "gateway_error"] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -86,6 +92,7 @@ class Job:
     ``headers`` are those of the answer; they may change until its head is sent. ``tokenizer`` is
     the model's, where it may count what is generated. ``refusal`` is what the client is told when
     there is no answer to end: the first while nothing was sent, the second inside a stream.
+    ``step`` is who is asked, ``berth`` where it counts, ``prefix`` what the request begins with.
     ``watch`` gathers reasoning that is to be remembered. ``spoiled`` is what an attempt used that
     was not as promised and that nobody saw. Raises Refused where the request contradicts itself.
     """
@@ -102,13 +109,15 @@ class Job:
         headers: dict[str, str],
         started_s: float,
         created_ms: int,
+        prefix: Prefix,
+        berth: Berth,
     ) -> None:
         self.principal, self.offer, self.steps, self.ask = principal, offer, steps, ask
         self.delivery, self.headers = delivery, headers
         self.started_s, self.created_ms = started_s, created_ms
         self.prompt = prompt
         self.tap = Tap(prompt, ask.request.sampling.n or 1, tokenizer)
-        self.upstream = steps[0].target.upstream
+        self.step, self.prefix, self.berth = steps[0], prefix, berth
         self.guard = Guard(ask.request)
         self.attempts, self.spoiled = 1, Usage()
         self.first_token_ms: int | None = None
@@ -117,6 +126,11 @@ class Job:
 
     def __repr__(self) -> str:
         return f"Job({self.ask.id})"
+
+    @property
+    def upstream(self) -> str:
+        """The name of the upstream that is asked."""
+        return self.step.target.name
 
     def terms(self) -> Terms:
         """What this request can cost: its prompt bound, and the cap for each choice."""

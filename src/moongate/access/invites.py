@@ -27,17 +27,19 @@ class Invites:
     def __repr__(self) -> str:
         return "Invites()"
 
-    async def invite(self, account: str, name: str, lasts_ms: int) -> tuple[InviteRow, str]:
+    async def invite(
+        self, account: str, name: str, lasts_ms: int, trial_nanos: int = 0
+    ) -> tuple[InviteRow, str]:
         """An invitation to ``account``, which exists; its code is returned only here.
 
-        ``name`` is what the key will be called.
+        ``name`` is what the key will be called; ``trial_nanos`` are credited at once.
         """
         now_ms = self._clock.now_ms()
         code = mint(PREFIX)
         row = InviteRow(
             new_id("inv_", now_ms), account, name, self._keys.mac(code), now_ms, now_ms + lasts_ms
         )
-        await self._store.invite_add(row)
+        await self._store.invite_add(row, trial_nanos)
         return row, code
 
     async def redeem(self, code: str) -> tuple[KeyRow, str]:

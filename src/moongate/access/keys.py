@@ -16,7 +16,7 @@ from moongate.access.codes import mint, well_formed
 from moongate.core.errors import Refused
 from moongate.core.ids import new_id
 from moongate.core.ports import Clock, Store
-from moongate.core.rows import NO_QUOTA, AccountRow, KeyRow, Policy, Quota
+from moongate.core.rows import NO_QUOTA, AccountRow, BudgetRow, KeyRow, Per, Policy, Quota
 
 PREFIX: Final = "mg-"
 ADMIN_PREFIX: Final = "mga-"
@@ -89,8 +89,13 @@ class Keys:
         admin: bool = False,
         project: str = "",
         quota: Quota = NO_QUOTA,
+        cap: tuple[Per, int] | None = None,
     ) -> tuple[KeyRow, str]:
-        """Mint a key for ``account``, made when it is new; the secret is returned only here."""
+        """Mint a key for ``account``, made when it is new; the secret is returned only here.
+
+        ``cap`` is what it may spend (nano-dollars) in each such span: there is no moment in which
+        the key is there and its budget is not.
+        """
         await self.ensure_account(account)
         row, secret = self.minted(account, name, admin=admin)
         row = msgspec.structs.replace(
@@ -102,7 +107,11 @@ class Keys:
             project=project,
             quota=quota,
         )
-        await self._store.key_insert(row)
+        budget = None
+        if cap is not None:
+            id = new_id("bud_", row.created_ms)
+            budget = BudgetRow(id, account, "key", row.id, *cap, row.created_ms)
+        await self._store.key_insert(row, budget)
         return row, secret
 
     def minted(self, account: str, name: str, *, admin: bool = False) -> tuple[KeyRow, str]:

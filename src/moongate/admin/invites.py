@@ -27,12 +27,9 @@ async def create(means: Means, call: Call) -> Answer:
     nanos = fields.credit_nanos("credit") if fields.has("credit") else 0
     _, fresh = await wallet(means, account)
     invites = Invites(means.store, means.keys, means.clock)
-    row, code = await invites.invite(account, name, hours * 3_600_000)
-    now_ms = means.clock.now_ms()
-    if nanos:
-        await means.store.credit(account, nanos, "trial", f"trial_{row.id}", now_ms)
+    row, code = await invites.invite(account, name, hours * 3_600_000, nanos)
     return {
-        **shapes.invitation(row, now_ms),
+        **shapes.invitation(row, means.clock.now_ms()),
         "code": code,
         "link": f"{means.address()}/join#{code}",
         **shapes.money("credited", nanos),

@@ -13,7 +13,7 @@ from moongate.admin import statement
 from moongate.admin.call import Answer, Call, Means, Operation
 from moongate.admin.fields import Fields, account_id
 from moongate.core.errors import Refused
-from moongate.core.money import nanos_to_per_million, nanos_to_usd
+from moongate.core.money import nanos_to_per_million, nanos_to_usd, saved
 from moongate.core.rows import EntryRow, PriceRow
 from moongate.core.sums import UsageSum
 
@@ -104,7 +104,12 @@ def _used(groups: Sequence[UsageSum], prices: Mapping[int, PriceRow]) -> dict[st
         **_amount("reduction", due - charged),
         **_amount("charges", charged),
         **_amount("forgiven", sum(group.forgiven_nanos for group in groups)),
+        **_amount("saved", sum(_saved(group, prices) for group in groups)),
     }
+
+
+def _saved(group: UsageSum, prices: Mapping[int, PriceRow]) -> int:
+    return saved(group.cached, prices[group.price_version].price)
 
 
 def _lines(group: UsageSum, row: PriceRow) -> list[dict[str, Any]]:

@@ -52,10 +52,11 @@ async def create(means: Means, call: Call) -> Answer:
         admin=admin,
         project=project and project_id(project),
         quota=quota,
+        cap=None if cap_nanos is None else (per, cap_nanos),
     )
-    caps = []
-    if cap_nanos is not None:
-        caps = [await budgets.put(means, budgets.Subject("key", row.id, account), per, cap_nanos)]
+    now_ms = means.clock.now_ms()
+    rows = [] if cap_nanos is None else await means.store.budgets(account, now_ms)
+    caps = [shapes.budget(cap, now_ms) for cap in rows if cap.subject == row.id]
     return {
         **_shown(means, row),
         "budgets": caps,

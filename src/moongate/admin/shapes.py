@@ -154,7 +154,10 @@ def model(offer: Offer) -> dict[str, Any]:
         "price_version": offer.price.version,
         "pricing": rates(offer.price.price),
         "list_price": dict(card.list_price),
-        "targets": [{"upstream": to.upstream, "model": to.model} for to in card.targets],
+        "targets": [
+            {"upstream": name, "model": there}
+            for name, there in dict.fromkeys((to.name, to.model) for to in card.targets)
+        ],
         "upstream": offer.upstream,
         "data_policy": offer.data_policy,
         "system_fingerprint": offer.fingerprint,

@@ -2,7 +2,8 @@
 
 Pure arithmetic over rows. A line holds one price version only, so its ``due`` is its tokens times
 that row's prices; its ``charge`` is that less what was given away of it, and the charges' total
-equals the ledger's for the same span. Requests that cost nothing are counted, their tokens are
+equals the ledger's for the same span. ``saved`` is what its cached tokens cost less than uncached
+ones would have at that row's prices. Requests that cost nothing are counted, their tokens are
 not; what they were worth is forgiven.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from moongate.core.money import Price, Usage, charge, nanos_to_usd
+from moongate.core.money import Price, Usage, charge, nanos_to_usd, saved
 from moongate.core.rows import PriceRow, UsageRow
 from moongate.core.sums import DAY_MS, UsageSum, add_up
 
@@ -22,7 +23,7 @@ COUNTS: Final = (
     "output_tokens",
     "searches",
 )
-AMOUNTS: Final = ("due", "charge", "forgiven")
+AMOUNTS: Final = ("due", "charge", "forgiven", "saved")
 
 
 def day(number: int) -> str:
@@ -60,6 +61,7 @@ def figures(group: UsageSum, price: Price) -> dict[str, int]:
         "due_nanos": charge(used, price),
         "charge_nanos": group.charge_nanos,
         "forgiven_nanos": group.forgiven_nanos,
+        "saved_nanos": saved(group.cached, price),
     }
 
 
@@ -120,9 +122,9 @@ def _request(
     }
 
 
-def total(told: Iterable[Mapping[str, Any]], names: Iterable[str] = ()) -> dict[str, Any]:
-    """The sums over lines; ``names`` are amounts beside the usual ones."""
-    whole = dict.fromkeys([*COUNTS, *(f"{name}_nanos" for name in (*AMOUNTS, *names))], 0)
+def total(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums over lines."""
+    whole = dict.fromkeys([*COUNTS, *(f"{name}_nanos" for name in AMOUNTS)], 0)
     for line in told:
         for name in whole:
             whole[name] += line[name]

@@ -1,8 +1,4 @@
-"""Usage of one account by day, key or model: counts, exact money, and what the cache saved.
-
-The saving is what the cached tokens would have cost uncached at the prices that their requests
-pinned, less what they did cost.
-"""
+"""Usage of one account by day, key or model: the statement's figures in larger groups."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,11 +6,9 @@ from typing import Any, Final
 from moongate.admin import statement
 from moongate.admin.call import Answer, Means
 from moongate.admin.fields import Fields
-from moongate.core.money import Price
 from moongate.core.sums import UsageSum
 
 _GROUPS: Final = ("day", "key", "model")
-SAVED: Final = "saved"
 
 
 async def grouped(means: Means, account: str, query: Mapping[str, str]) -> Answer:
@@ -29,7 +23,6 @@ async def grouped(means: Means, account: str, query: Mapping[str, str]) -> Answe
     sums: dict[str, dict[str, int]] = {}
     for group in groups:
         figures = statement.figures(group, prices[group.price_version])
-        figures |= {f"{SAVED}_nanos": saved(group, prices[group.price_version])}
         known = sums.setdefault(_name(group, by), dict.fromkeys(figures, 0))
         for name, figure in figures.items():
             known[name] += figure
@@ -42,13 +35,8 @@ async def grouped(means: Means, account: str, query: Mapping[str, str]) -> Answe
         "to": statement.asked(query.get("to"), to_ms),
         "group_by": by,
         "data": data,
-        "total": statement.total(data, (SAVED,)),
+        "total": statement.total(data),
     }
-
-
-def saved(group: UsageSum, price: Price) -> int:
-    """What a group's cached tokens cost less than uncached ones (nano-dollars)."""
-    return group.cached * (price.input - price.cached)
 
 
 def _name(group: UsageSum, by: str) -> str:

@@ -17,10 +17,17 @@ from moongate.access.pepper import agree
 from moongate.app.buyers import buyer_handlers, make_alerts
 from moongate.app.chores import lasting
 from moongate.app.clock import StoreClock
-from moongate.app.doors import LOOPBACK, Doors, Place, reserve
+from moongate.app.doors import LOOPBACK, Doors, Place, reserve, reserve_admin
 from moongate.app.firsts import first_key, seed_prices
-from moongate.app.looking import look
-from moongate.app.parts import Announce, make_office, make_store, make_tokenizers, make_upstreams
+from moongate.app.looking import look, look_again
+from moongate.app.parts import (
+    Announce,
+    make_office,
+    make_router,
+    make_store,
+    make_tokenizers,
+    make_upstreams,
+)
 from moongate.app.peers import Peers
 from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
@@ -80,7 +87,8 @@ class Application:
         self._pepper = pepper = home.pepper(settings.store.file(home.path))
         self.keys = Keys(self.store, pepper, self.clock)
         self.metrics = Metrics()
-        self.health = Health(self.clock)
+        self.health = Health(self.clock, self._ejected)
+        self.router = make_router(settings, self.health, self.clock, pepper)
         self.catalog = Catalog(
             settings.cards(), lambda name: self.upstreams[name].facts(), self.health.alive,
             self.clock, without=NOT_SERVED,
@@ -110,14 +118,15 @@ class Application:
                 settings, self.store, self.book.owner, self.clock, self.log, self.metrics
             ),
             book=self.book,
-            health=self.health,
+            router=self.router,
             upstreams=self.upstreams,
             clock=self.clock,
             log=self.log,
             metrics=self.metrics,
             tenant_secret=derive(pepper, "tenant"),
             require=settings.privacy.require,
-            unretained=frozenset(u.name for u in settings.upstreams if u.keeps_nothing()),
+            unretained=settings.unretained(),
+            wishing=frozenset(settings.routing.preferences),
             tokenizers=make_tokenizers(settings),
             eyes=Eyes(Fetcher() if settings.media.fetch else None, NO_FILES),
         )
@@ -126,7 +135,7 @@ class Application:
             self._about,
         )  # fmt: skip
         self.draining, self.port = False, 0
-        self.doors = Doors(home.socket)
+        self.doors, self._own_admin = Doors(), False
         self.peers = Peers(home.worker_socket, place, self._own_metrics)
         self._chores: list[asyncio.Task[None]] = []
 
@@ -181,12 +190,12 @@ class Application:
             self.settings, self.store, self.keys, self.clock, self.log.event, self.catalog.offers
         )
         server = self.settings.server
-        if self.place.first:
-            # Before the rest, so that commands work while a model is fetched or loaded.
-            local = await self.keys.ensure_local()
-            await self.doors.listen_admin(
-                Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local)
-            )
+        # Before the rest, so that commands work while a model is fetched or loaded.
+        local = await self.keys.ensure_local()
+        await self.doors.listen_admin(
+            Door(handlers, self.keys, self.clock, self.log, metrics=server.metrics, local=local),
+            self._admin_socket(),
+        )
         await self.peers.open()
         await upstreams
         door = Door(
@@ -201,6 +210,7 @@ class Application:
         self._begin("pulse", self.gateway.passage.pulse.run)
         self._begin("replay", self.gateway.replay.run)
         self._begin("limits", self.gateway.limits.run)
+        self._begin("looking", lambda: look_again(self.router, self.upstreams))
         if alerts := make_alerts(self.settings, self.store, self.clock, self.log.event):
             self._begin("alerts", alerts.run)
         self.announce({"event": "ready", **self._address(), "models": self._served()})
@@ -227,6 +237,8 @@ class Application:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.doors.close()
+        if self._own_admin:
+            self.home.socket.unlink(missing_ok=True)
         await self.peers.close()
         for upstream in self.upstreams.values():
             await upstream.close()
@@ -235,6 +247,12 @@ class Application:
         await self.book.drain()
         self.journal.close()
         await self.store.close()
+
+    def _ejected(self, place: str) -> None:
+        """Tell that an upstream is left alone for a while."""
+        name = place.partition("/")[0]
+        self.metrics.ejections.labels(name).inc()
+        self.log.event("upstream_ejected", upstream=name)
 
     def _reserve_port(self) -> socket.socket:
         server = self.settings.server
@@ -246,6 +264,13 @@ class Application:
                 "in server.hosts, and put TLS in front."
             )
         return listening
+
+    def _admin_socket(self) -> socket.socket:
+        """The one that all workers share, else one of our own."""
+        if self.place.admin is not None:
+            return self.place.admin
+        self._own_admin = True
+        return reserve_admin(self.home.socket)
 
     def _address(self) -> dict[str, object]:
         host = callable_host(self.settings.server.host)

@@ -22,12 +22,14 @@ _LOOK_S: Final = 0.02
 class Place(NamedTuple):
     """Which of a server's processes this is: the only one, unless a supervisor says otherwise.
 
-    ``listening`` is the socket that all of them share; worker 1 alone has the admin socket.
+    ``listening`` and ``admin`` are the sockets that all of them share: the supervisor keeps both,
+    so whoever connects while a worker is gone is answered by another, or waits for the next.
     """
 
     number: int = 1
     of: int = 1
     listening: socket.socket | None = None
+    admin: socket.socket | None = None
 
     @property
     def first(self) -> bool:
@@ -47,6 +49,21 @@ def reserve(host: str, port: int) -> socket.socket:
     return listening
 
 
+def reserve_admin(path: Path) -> socket.socket:
+    """Bind the admin socket at ``path``: mode 0600, so only this user's commands reach it.
+
+    Raises ConfigurationError.
+    """
+    with private(path):
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            listening.bind(str(path))
+        except OSError:
+            listening.close()
+            raise
+    return listening
+
+
 @contextmanager
 def private(path: Path) -> Iterator[None]:
     """Make a unix socket at ``path`` with mode 0600. Raises ConfigurationError."""
@@ -61,11 +78,22 @@ def private(path: Path) -> Iterator[None]:
         os.umask(mask)
 
 
+class _AdminSite(web.SockSite):
+    """A site on a unix socket that is bound already."""
+
+    async def start(self) -> None:
+        await web.BaseSite.start(self)
+        server = self._runner.server
+        assert server is not None
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            server, sock=self._sock, backlog=self._backlog
+        )
+
+
 class Doors:
     """What listens. ``closing`` tells every answer to end its connection."""
 
-    def __init__(self, admin: Path) -> None:
-        self._admin = admin
+    def __init__(self) -> None:
         self._open: list[tuple[Door, web.ServerRunner]] = []
 
     async def listen(self, door: Door, listening: socket.socket, host: str, port: int) -> None:
@@ -75,11 +103,9 @@ class Doors:
         except OSError as error:
             raise ConfigurationError(cannot_listen(host, port, error)) from None
 
-    async def listen_admin(self, door: Door) -> None:
-        """Serve the admin socket: mode 0600, so only this user's commands reach it."""
-        runner = await self._runner(door)
-        with private(self._admin):
-            await web.UnixSite(runner, str(self._admin)).start()
+    async def listen_admin(self, door: Door, listening: socket.socket) -> None:
+        """Serve ``door`` on an admin socket that was reserved."""
+        await _AdminSite(await self._runner(door), listening, backlog=_BACKLOG).start()
 
     async def stop(self) -> None:
         """Take no new connections from clients; the admin socket stays to the end."""
@@ -105,8 +131,6 @@ class Doors:
         """End what is still connected and let the sockets go."""
         for _, runner in self._open:
             await runner.cleanup()
-        if any(door.local for door, _ in self._open):
-            self._admin.unlink(missing_ok=True)
 
     async def _runner(self, door: Door) -> web.ServerRunner:
         runner = web.ServerRunner(Server(door), shutdown_timeout=1.0)

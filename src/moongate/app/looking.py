@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from moongate.core.cards import Card
 from moongate.core.ports import Upstream
+from moongate.route.health import COOL_S
+from moongate.route.router import Router
 
 
 async def look(
@@ -26,3 +28,13 @@ async def look(
                     f"{card.id} will fail there. Point its target at a model that it lists, "
                     "or serve the open weights with vLLM, SGLang or an OpenAI-compatible host."
                 )
+
+
+async def look_again(router: Router, upstreams: Mapping[str, Upstream]) -> None:
+    """Until cancelled: look at the places that are ejected; drop what is remembered too long."""
+    while True:
+        await asyncio.sleep(COOL_S)
+        router.affinity.expire()
+        for name in router.health.ejected():
+            if name in upstreams and (await upstreams[name].probe()).ok:
+                router.health.looked(name)

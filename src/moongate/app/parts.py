@@ -13,6 +13,8 @@ from moongate.ledger.receipt import Signer
 from moongate.meter import tokenizer
 from moongate.meter.tokenizer import Tokenizer
 from moongate.route.catalog import Catalog
+from moongate.route.health import Health
+from moongate.route.router import Router, Seat
 from moongate.settings import Settings
 from moongate.store.sqlite import SqliteStore
 from moongate.upstream.embedded import EmbeddedUpstream
@@ -61,19 +63,32 @@ def make_upstreams(
                 report=report,
             )
         else:
-            upstreams[table.name] = HttpUpstream(
-                name=table.name,
-                kind=table.kind,
-                base_url=table.base_url,
-                codec=ChatCodec(),
-                api_key=table.api_key.reveal() if table.api_key else "",
-                data_policy=table.data_policy,
-                concurrency_max=table.concurrency_max,
-                first_token_timeout_s=table.first_token_timeout_s,
-                idle_timeout_s=table.idle_timeout_s,
-                forward=table.forward,
-            )
+            for place, credential in table.places().items():
+                upstreams[place] = HttpUpstream(
+                    name=table.name,
+                    kind=table.kind,
+                    base_url=table.base_url,
+                    codec=ChatCodec(),
+                    api_key=credential.api_key.reveal() if credential.api_key else "",
+                    data_policy=table.data_policy,
+                    concurrency_max=table.room(credential),
+                    first_token_timeout_s=table.first_token_timeout_s,
+                    idle_timeout_s=table.idle_timeout_s,
+                    forward=table.forward,
+                )
     return upstreams
+
+
+def make_router(settings: Settings, health: Health, clock: Clock, pepper: bytes) -> Router:
+    """What finds the way: the places of the settings, and what is known of them."""
+    seats: dict[str, Seat] = {}
+    for table in settings.upstreams:
+        for place, credential in table.places().items():
+            room = settings.embedded.slots if table.kind == "embedded" else table.room(credential)
+            seats[place] = Seat(room, frozenset(credential.accounts), table.first_token_slow_s)
+            if table.draining:
+                health.drain(place)
+    return Router(seats, health, clock, derive(pepper, "affinity"))
 
 
 def make_tokenizers(settings: Settings) -> dict[str, Tokenizer]:

@@ -1,9 +1,10 @@
 """The supervisor: the first process of a server with several workers; it serves nothing itself.
 
-It reserves the one socket that all workers listen on, starts worker 1, and when that is ready
-(the store is migrated, prices are seeded) the others. A worker that ends is started again, later
-each time while it keeps dying. It waits in one place, holds no thread and no event loop, and so
-may fork at any time; the settings with their secrets reach a worker in memory alone.
+It reserves the sockets that all workers listen on (clients' and commands'), starts worker 1, and
+when that is ready (the store is migrated, prices are seeded) the others. A worker that ends is
+started again, later each time while it keeps dying. It waits in one place, holds no thread and no
+event loop, and so may fork at any time; the settings with their secrets reach a worker in memory
+alone.
 """
 
 import os
@@ -18,7 +19,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from moongate.app.doors import Place, reserve
+from moongate.app.doors import Place, reserve, reserve_admin
 from moongate.app.parts import Announce
 from moongate.app.worker import DRAIN, FAILED, HURRY, work
 from moongate.core.errors import ConfigurationError
@@ -93,7 +94,11 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT. Raises ConfigurationError when the start fails."""
         self._home.fit(self._home.worker_socket(self._count))
         server = self._settings.server
-        with reserve(server.host, server.port) as self._listening, self._awake():
+        with (
+            reserve(server.host, server.port) as self._listening,
+            reserve_admin(self._home.socket) as self._admin,
+            self._awake(),
+        ):
             try:
                 self._fork(1)
                 while self._workers or self._due_s:
@@ -101,6 +106,8 @@ class Supervisor:
             except BaseException:
                 self._abandon()
                 raise
+            finally:
+                self._home.socket.unlink(missing_ok=True)
         if "ready" in self._told:
             self._once("stopped", {"event": "stopped"})
 
@@ -248,7 +255,7 @@ class Supervisor:
                 os.close(pipe)
             for worker in self._workers.values():
                 worker.close()
-            place = Place(number, self._count, self._listening)
+            place = Place(number, self._count, self._listening, self._admin)
             code = work(self._settings, self._home, place, orders, told)
         finally:
             os._exit(code)

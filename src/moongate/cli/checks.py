@@ -187,7 +187,7 @@ def _upstreams(desk: Desk, settings: Settings) -> Iterator[Check]:
     wanted: dict[str, set[str]] = {}
     for card in settings.cards():
         for target in card.targets:
-            wanted.setdefault(target.upstream, set()).add(target.model)
+            wanted.setdefault(target.name, set()).add(target.model)
     for row in answer["data"]:
         name = f"upstream {row['name']}"
         if row["kind"] == "embedded" and not desk.running:

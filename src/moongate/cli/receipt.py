@@ -88,6 +88,7 @@ def verify(
             f"Sound: {name} was charged {screen.usd(found['charge_usd'])}, every sum is right, and "
             f"the key {found['key_id']} signed it."
         )
+        _print_saving(found)
     return 1 if wrong else 0
 
 
@@ -160,6 +161,7 @@ def _print(found: dict[str, Any]) -> None:
         [f"{found['outcome']} ({found['status']})"]
         + ["streamed"] * found["streamed"]
         + ["counts estimated"] * found["estimated"]
+        + ["cached tokens inferred"] * ("cached" in found)
     )
     if "attempts" in found:
         how += f", {found['attempts']} attempts"
@@ -187,10 +189,20 @@ def _print(found: dict[str, Any]) -> None:
         ],
         foot=True,
     )
+    _print_saving(found)
     if found["forgiven_nanos"]:
         forgiven = nanos_to_usd(found["forgiven_nanos"])
         click.echo(
             f"Charged {screen.usd(found['charge_usd'])}; not charged: {screen.usd(forgiven)}"
+        )
+
+
+def _print_saving(found: dict[str, Any]) -> None:
+    """What the cache saved: no figure of the receipt, it follows from its lines."""
+    less = receipt.saved(found)
+    if less > 0:
+        click.echo(
+            f"Cached input cost {screen.usd(nanos_to_usd(less))} less than uncached would have."
         )
 
 

@@ -13,8 +13,10 @@ from moongate.cli import options, screen
 _CSV = (
     "day", "account", "key", "key_name", "model", "price_version", "requests", "uncharged",
     "input_tokens", "cached_tokens", "output_tokens", "searches", "due_nanos", "due_usd",
-    "charge_nanos", "charge_usd", "forgiven_nanos", "forgiven_usd",
+    "charge_nanos", "charge_usd", "forgiven_nanos", "forgiven_usd", "saved_nanos", "saved_usd",
 )  # fmt: skip
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet may take for the beginning of a formula."""
 _COUNTED = (
     ("Uncached", "input_tokens", True),
     ("Cached", "cached_tokens", True),
@@ -53,8 +55,9 @@ def command(
     """Show every charge by day, key and model, with tokens and exact money.
 
     A line's tokens times the prices of its price version are what is due; the charge is that,
-    less what was done and not charged. Requests that cost nothing are counted, their tokens
-    are not.
+    less what was done and not charged. What the cache saved is no part of it: cached tokens
+    would have cost so much more uncached. Requests that cost nothing are counted, their tokens
+    are not. In CSV a quote (') stands before a name that a spreadsheet would take for a formula.
     """
     query = {"account": account, "from": since, "to": until, "each": "1" if each else None}
     found = options.desk(home, config).call("GET", "/statement", query)
@@ -71,8 +74,20 @@ def command(
 def _csv(found: dict[str, Any], columns: tuple[str, ...]) -> None:
     writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found["data"])
+    for row in found["data"]:
+        writer.writerow({name: _inert(name, row.get(name, "")) for name in columns})
     writer.writerow({columns[0]: "total", **found["total"]})
+
+
+def _inert(name: str, value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a quote before what might begin one.
+
+    So OWASP advises ("CSV Injection"). A carriage return, which ``csv`` leaves bare, is a space.
+    """
+    if not isinstance(value, str) or name.endswith("_usd"):
+        return value
+    quote = "'" if value.startswith(_FORMULA) else ""
+    return quote + value.replace("\r", " ")
 
 
 def _table(found: dict[str, Any], *, each: bool) -> None:
@@ -108,6 +123,8 @@ def _figures(lines: list[dict[str, Any]], whole: dict[str, Any]) -> Iterator[tup
     for title, name, wanted in _COUNTED:
         if wanted or whole[name]:
             yield title, [screen.tokens(line[name]) for line in lines]
+    if whole["saved_nanos"]:
+        yield "Saved by cache", screen.aligned([line["saved_usd"] for line in lines])
     if whole["forgiven_nanos"]:
         yield "Not charged", screen.aligned([line["forgiven_usd"] for line in lines])
     yield "USD", screen.aligned([line["charge_usd"] for line in lines])

@@ -8,14 +8,28 @@ from moongate.core.rows import PriceRow
 
 Ability = Literal["tools", "json", "partial", "thinking", "images", "video", "search"]
 DataPolicy = Literal["self-hosted", "contract", "none"]
+Order = Literal["listed", "weighted", "latency", "cost"]
 UpstreamKind = Literal["moonshot", "vllm", "sglang", "openai", "embedded", "scripted"]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One place where a model is served: an upstream's name and the model's name there."""
+    """One place where a model is served, and the model's name there.
+
+    ``upstream`` is the upstream's name, with ``/`` and the credential's where it has several.
+    Targets of one ``tier`` are equals. ``weight`` is a target's share among equals, ``cost`` what
+    its upstream takes, in nano-dollars per input token.
+    """
 
     upstream: str
     model: str
+    tier: int = 0
+    weight: float = 1.0
+    cost: int = 0
+
+    @property
+    def name(self) -> str:
+        """The upstream's name alone, as customers see it."""
+        return self.upstream.partition("/")[0]
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -49,7 +63,7 @@ class Card(msgspec.Struct, frozen=True):
     """A model on offer. ``window`` and ``output_tokens_default`` are tokens.
 
     ``architecture`` is data for people (parameters, experts, release date). ``sampling`` is
-    ``None`` where the model leaves sampling free.
+    ``None`` where the model leaves sampling free. ``order`` says which target comes first.
     """
 
     id: str
@@ -62,6 +76,7 @@ class Card(msgspec.Struct, frozen=True):
     architecture: dict[str, Any] = {}
     list_price: dict[str, str] = {}
     created_s: int = 0
+    order: Order = "listed"
     owned_by: str = "moonshot"
 
 

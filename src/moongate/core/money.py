@@ -68,11 +68,13 @@ class Bill(msgspec.Struct, frozen=True):
     """What the customer sees at the end of an answer: the usage and its charge in nano-dollars.
 
     ``attempts``: how many answers were made until one was as promised; ``usage`` is that one's.
+    ``saved_nanos``: what its cached tokens cost less than uncached ones.
     """
 
     usage: Usage
     cost_nanos: int
     attempts: int = 1
+    saved_nanos: int = 0
 
 
 def charge(usage: Usage, price: Price) -> int:
@@ -83,6 +85,11 @@ def charge(usage: Usage, price: Price) -> int:
         + usage.output * price.output
         + usage.searches * price.search
     )
+
+
+def saved(cached: int, price: Price) -> int:
+    """Nano-dollars that ``cached`` prompt tokens cost less at ``price`` than uncached ones."""
+    return cached * (price.input - price.cached)
 
 
 def usd_to_nanos(text: str) -> int:

@@ -72,8 +72,7 @@ class Settlement(Sealed, frozen=True):
     """How a hold ends: its usage row and what state it leaves the hold in.
 
     ``charge`` moves from the hold's account to revenue when it is above zero, and from each budget
-    to its contra account; what was forgiven is posted as well. A store that goes by a clock of its
-    own takes the row's ``ended_ms`` from there.
+    to its contra account; what was forgiven too. A store with a clock takes ``ended_ms`` from it.
     """
 
     row: UsageRow
@@ -128,7 +127,9 @@ class Store(Protocol):
     async def account_quota(self, id: str, quota: Quota) -> bool:
         """Set an account's rates; False when it is unknown."""
 
-    async def key_insert(self, row: KeyRow) -> None: ...
+    async def key_insert(self, row: KeyRow, budget: BudgetRow | None = None) -> None:
+        """Insert a key and, where one is given, its budget: both or neither."""
+
     async def key_by_mac(self, mac: bytes) -> KeyRow | None:
         """The key whose present or former secret has this MAC, with its account's rates."""
 
@@ -227,7 +228,9 @@ class Store(Protocol):
         two periods is destroyed.
         """
 
-    async def invite_add(self, row: InviteRow) -> None: ...
+    async def invite_add(self, row: InviteRow, trial_nanos: int = 0) -> None:
+        """Insert, with trial credit (tx ``trial_`` + id) where it is above 0: both or neither."""
+
     async def invites(self, account: str | None = None) -> list[InviteRow]: ...
     async def invite_take(self, mac: bytes, key: KeyRow, at_ms: int) -> InviteRow | None:
         """Use an invitation up and insert ``key`` for its account, both or neither.

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from moongate.core.errors import LedgerUnavailable, Refused
-from moongate.core.money import Bill, Counts, Price, Usage, charge
+from moongate.core.money import Bill, Counts, Price, Usage, charge, saved
 from moongate.core.ports import NO_COUNTS, Clock, Settlement, Store
 from moongate.core.rows import HoldRow, Outcome, PriceRow, UsageRow
 from moongate.core.store import Extension, Idem, NotHeld, Running
@@ -190,7 +190,9 @@ class Book:
 
     def bill(self, held: Held, usage: Usage, attempts: int = 1) -> Bill:
         """What settling ``usage`` would charge now."""
-        return Bill(usage, weigh(usage, held.price.price, held.row.amount_nanos)[0], attempts)
+        price = held.price.price
+        charged, _ = weigh(usage, price, held.row.amount_nanos)
+        return Bill(usage, charged, attempts, saved(usage.cache_read, price))
 
     async def settle(self, held: Held, outcome: Outcome, usage: Usage, told: Told) -> Bill:
         """Charge ``usage`` at the pinned price, at most what is held; returns what was booked.
@@ -201,7 +203,8 @@ class Book:
         """
         row = usage_row(held, outcome, usage, told, held.row.amount_nanos, self._clock.now_ms())
         booked = await asyncio.shield(self.track(self._settle(row)))
-        return Bill(booked.usage, booked.charge_nanos, booked.attempts)
+        less = saved(booked.usage.cache_read, held.price.price)
+        return Bill(booked.usage, booked.charge_nanos, booked.attempts, less)
 
     async def void(self, held: Held, outcome: Outcome, usage: Usage, told: Told) -> None:
         """Give everything back; ``usage``, work that was done all the same, is forgiven.

@@ -16,8 +16,9 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from moongate.core import money
 from moongate.core.errors import safe_name
-from moongate.core.money import nanos_to_usd
+from moongate.core.money import Price, nanos_to_usd
 from moongate.core.rows import EntryRow, PriceRow, UsageRow
 
 FORMAT: Final = "moongate-receipt-1"
@@ -32,6 +33,8 @@ _FIELDS: Final = {
 }  # fmt: skip
 _AGAIN: Final = {"attempts": int, "spoiled_nanos": int}
 """Both stand there where more than one answer was made."""
+_CUT: Final = {"cached": str}
+"""Stands there, as ``inferred``, where an answer was cut before its cached tokens were told."""
 _MAY_BE_NULL: Final = frozenset({"reasoning", "entry"})
 _LINE: Final = {"class": str, "count": int, "unit_nanos": int, "amount_nanos": int}
 _ENTRY: Final = {"no": int, "hash": str}
@@ -101,6 +104,7 @@ def make(row: UsageRow, price: PriceRow, entry: EntryRow | None) -> dict[str, An
         "forgiven_nanos": row.forgiven_nanos,
         "entry": _entry(entry),
         **({name: getattr(row, name) for name in _AGAIN} if row.attempts > 1 else {}),
+        **({"cached": "inferred"} if used.cache_read and row.upstream_cached is None else {}),
     }
 
 
@@ -108,6 +112,19 @@ def _entry(entry: EntryRow | None) -> dict[str, Any] | None:
     if entry is None or entry.chain is None:
         return None
     return {"no": entry.chain_no, "hash": entry.chain.hex()}
+
+
+def saved(receipt: Mapping[str, Any]) -> int:
+    """What a receipt's cached tokens cost less than uncached ones (nano-dollars).
+
+    It follows from the lines, so it is not signed beside them. Nothing where nothing was charged.
+    """
+    lines = {line["class"]: line for line in receipt["lines"]}
+    if not receipt["charge_nanos"] or not {"input", "cached"} <= lines.keys():
+        return 0
+    cached = lines["cached"]
+    price = Price(lines["input"]["unit_nanos"], cached["unit_nanos"], output=0)
+    return money.saved(cached["count"], price)
 
 
 def parse(raw: bytes) -> Any:
@@ -155,7 +172,10 @@ def misshapen(receipt: Any) -> Iterator[str]:
         yield f"format is not {FORMAT}"
         return
     again = _AGAIN if _AGAIN.keys() & receipt.keys() else {}
-    yield from _fields(receipt, {**_FIELDS, **again}, "")
+    cut = _CUT if "cached" in receipt else {}
+    yield from _fields(receipt, {**_FIELDS, **again, **cut}, "")
+    if receipt.get("cached", "inferred") != "inferred":
+        yield "cached takes the word inferred alone"
     entry, lines = receipt.get("entry"), receipt.get("lines")
     if isinstance(entry, dict):
         yield from _fields(entry, _ENTRY, "entry.")

@@ -7,12 +7,16 @@ that favours the customer and says so in ``odd``.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from moongate.core.events import Event, Finished, Started, Text, Thinking, ToolArgs, ToolCall, Used
 from moongate.core.money import Counts, Usage
 from moongate.meter.output import Output
 from moongate.meter.tokenizer import Tokenizer
 from moongate.meter.tokens import Count
+
+CACHED_MIN: Final = 256
+"""No shorter prefix is cached, by Kimi's rule (Moonshot's documentation of context caching)."""
 
 
 class Tap:
@@ -26,6 +30,7 @@ class Tap:
         self._choices = choices
         self._prompt = prompt
         self._tokenizer = tokenizer
+        self._held = 0, 1
         self.restart()
 
     def restart(self) -> None:
@@ -82,6 +87,15 @@ class Tap:
         """The choices that have no finish yet."""
         return [choice for choice in range(self._choices) if choice not in self._done]
 
+    def infer(self, held: int, size: int) -> None:
+        """Of an answer that was cut before it told: ``held`` of ``size`` characters were cached."""
+        self._held = held, max(size, 1)
+
+    def _inferred(self, prompt: int) -> int:
+        held, size = self._held
+        cached = min(prompt * held // size, prompt - 1)
+        return cached if cached > CACHED_MIN else 0
+
     def usage(self, *, encode: bool = True) -> Usage:
         """The usage as it stands: final after the stream's end, the delivered part before.
 
@@ -104,7 +118,7 @@ class Tap:
         if prompt > self._prompt.bound:
             odd.append("prompt_over_bound")
             prompt = self._prompt.bound
-        cached = counts.cached or 0
+        cached = self._inferred(prompt) if counts.cached is None else counts.cached
         if cached > prompt:
             odd.append("cached_over_prompt")
             cached = prompt

@@ -17,7 +17,7 @@ from moongate.route.prefix import Prefix
 LIFE_S: Final = 3600.0
 """What was not seen for so long is forgotten."""
 ENTRIES_MAX: Final = 131_072
-"""Digests in memory, of about 250 bytes each."""
+"""Digests in memory, of about 150 bytes each."""
 HOLDERS_MAX: Final = 4
 """Places remembered for one digest."""
 _SPARE: Final = 64  # room is made for so many at once

@@ -70,7 +70,8 @@ class Catalog:
     def offer(self, model: str, upstream: str | None = None) -> Offer:
         """The card called ``model`` (id or alias) as it stands now, served by ``upstream``.
 
-        Without an upstream it is the first one alive. Raises Refused (404).
+        ``upstream`` names a target's credential too, where it has one. Without it the first one
+        alive serves. Raises Refused (404).
         """
         card = self._names.get(model)
         price = None if card is None else self.price(card.id)
@@ -96,6 +97,6 @@ class Catalog:
             abilities=able - self._without,
             fingerprint=facts.fingerprint,
             data_policy=facts.data_policy,
-            upstream=serving,
+            upstream=serving.partition("/")[0],
             stand_in=facts.stand_in,
         )

@@ -20,7 +20,7 @@ from moongate.route.prefix import Prefix
 
 State = Literal["up", "full", "draining", "ejected"]
 Reason = Literal["prefix", "key", "new", "spread", "next", "full", "draining", "ejected"]
-_BEHIND: Final[tuple[Literal["full", "draining", "ejected"], ...]] = ("full", "draining", "ejected")
+BEHIND: Final[tuple[Literal["full", "draining", "ejected"], ...]] = ("full", "draining", "ejected")
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ def choose(
     for at, (name, passed) in enumerate(_fresh(up, prefix, breadth, limits)):
         first: Reason = "spread" if passed else "new"
         order.setdefault(name, first if at == 0 and not order else "next")
-    for state in _BEHIND:
+    for state in BEHIND:
         for name in _behind(places, state, prefix, known):
             order[name] = state
     return tuple(Choice(name, why, known.sizes.get(name, 0)) for name, why in order.items())

@@ -4,43 +4,63 @@ Pure functions. The data policy fails closed: a target below what is demanded is
 plan, and an empty plan is a refusal, not a weaker route.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
-from moongate.core.cards import DataPolicy, Facts, Target
+from moongate.core.cards import DataPolicy, Facts, Order, Target
 from moongate.core.errors import Refused, UpstreamDown, UpstreamError, UpstreamOverloaded
+from moongate.route.choice import Reason
 
 _RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
 SAME_AGAIN_S: Final = 0.2
 """How long to wait before asking the same target a second time."""
+NEAR: Final = 1.25
+"""First-token times within this ratio of the best count as equal."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One target to try; ``reason`` says why it stands where it stands."""
+    """One target to try; ``reason`` says why it stands where it stands.
+
+    ``matched``: how many characters of the prompt were seen there before.
+    """
 
     target: Target
-    reason: Literal["first", "next", "ejected"]
+    reason: Reason
+    matched: int = 0
 
 
-def order(
-    targets: Sequence[Target],
-    facts: Callable[[str], Facts],
-    alive: Callable[[str], bool],
-    require: DataPolicy,
-) -> tuple[Step, ...]:
-    """Targets that meet ``require``: those alive first, in the card's order, the rest behind.
-
-    Raises Refused ``no_zdr_route`` (403) when none meets it.
-    """
-    fit = [t for t in targets if _RANK[facts(t.upstream).data_policy] >= _RANK[require]]
-    if not fit:
+def fit(
+    targets: Sequence[Target], facts: Callable[[str], Facts], require: DataPolicy
+) -> list[Target]:
+    """Targets that meet ``require``. Raises Refused ``no_zdr_route`` (403) when none does."""
+    found = [t for t in targets if _RANK[facts(t.upstream).data_policy] >= _RANK[require]]
+    if not found:
         raise Refused("no_zdr_route")
-    live = [target for target in fit if alive(target.upstream)]
-    steps = [Step(target, "first" if i == 0 else "next") for i, target in enumerate(live)]
-    steps += [Step(target, "ejected") for target in fit if not alive(target.upstream)]
-    return tuple(steps)
+    return found
+
+
+def tiers(
+    order: Order, targets: Sequence[Target], first_token_s: Callable[[str], float | None]
+) -> Mapping[str, int]:
+    """By place, its rank: equals share one, and within it cache, load and weight decide.
+
+    A target that a client wished for has a tier below zero, which stands. ``latency``: who was
+    not asked yet counts as the quickest, so that it will be.
+    """
+    if order == "listed":
+        return {target.upstream: target.tier for target in targets}
+    ranks = dict.fromkeys((target.upstream for target in targets), 0)
+    if order == "cost":
+        costs = sorted({target.cost for target in targets})
+        ranks = {target.upstream: costs.index(target.cost) for target in targets}
+    if order == "latency":
+        times = {name: time for name in ranks if (time := first_token_s(name)) is not None}
+        best = min(times.values(), default=0.0)
+        slow = sorted({time for time in times.values() if time > best * NEAR})
+        ranks = {name: slow.index(t) + 1 if (t := times.get(name)) in slow else 0 for name in ranks}
+    return ranks | {target.upstream: target.tier for target in targets if target.tier < 0}
 
 
 def after(error: UpstreamError, steps: Sequence[Step], tried: int) -> tuple[Step, float] | None:

@@ -87,7 +87,27 @@ def _upstream(upstream: Upstream, path: str) -> Iterator[str]:
         )
     if upstream.api_key_env and upstream.api_key_file:
         yield f"{path} names both api_key_env and api_key_file; keep one."
+    yield from _credentials(upstream, path)
     yield from _agreement(upstream, path)
+
+
+def _credentials(upstream: Upstream, path: str) -> Iterator[str]:
+    if not upstream.credentials:
+        return
+    if upstream.kind == "embedded":
+        yield f"{path} is the embedded engine: it takes no credentials."
+    if upstream.api_key_env or upstream.api_key_file:
+        yield f"{path} names an API key of its own beside its credentials; move it into one."
+    names: set[str] = set()
+    for at, one in enumerate(upstream.credentials):
+        here = f"{path}.credentials[{at}]"
+        if not _NAME.fullmatch(one.name):
+            yield f"{here}.name takes letters, digits, _, . and -, at most 64 of them."
+        if one.name in names:
+            yield f"{here}.name is used twice; every credential needs a name of its own."
+        names.add(one.name)
+        if bool(one.api_key_env) == bool(one.api_key_file):
+            yield f"{here} takes one of api_key_env and api_key_file."
 
 
 def _agreement(upstream: Upstream, path: str) -> Iterator[str]:
@@ -193,6 +213,11 @@ def _model(settings: Settings, model: Model, path: str) -> Iterator[str]:
     names = [upstream.name for upstream in settings.upstreams]
     known = True
     for at, target in enumerate(model.targets):
+        try:
+            per_million_to_nanos(target.cost)
+        except ValueError:
+            known = False
+            yield f'{path}.targets[{at}].cost takes USD per million tokens in quotes, like "0.30".'
         if target.upstream not in names:
             known = False
             yield (

@@ -17,7 +17,7 @@ from moongate.core.errors import ConfigurationError
 from moongate.settings.check import mistakes
 from moongate.settings.read import Reading
 from moongate.settings.secret import Secret
-from moongate.settings.serving import OUTPUT_TOKENS, Known, Upstream
+from moongate.settings.serving import OUTPUT_TOKENS, Credential, Known, Upstream
 from moongate.settings.tree import Settings
 
 _CHOOSES: Final = "MOONSHOT_API_KEY"
@@ -119,7 +119,14 @@ def _placed(settings: Settings, folder: Path, origin: str, defaults: dict[str, A
     return replace(
         settings,
         upstreams=tuple(
-            replace(up, base_url=up.base_url.rstrip("/"), api_key_file=at(up.api_key_file))
+            replace(
+                up,
+                base_url=up.base_url.rstrip("/"),
+                api_key_file=at(up.api_key_file),
+                credentials=tuple(
+                    replace(one, api_key_file=at(one.api_key_file)) for one in up.credentials
+                ),
+            )
             for up in settings.upstreams
         ),
         models=tuple(replace(model, tokenizer=at(model.tokenizer)) for model in settings.models),
@@ -146,10 +153,12 @@ def _with_secrets(settings: Settings, env: Mapping[str, str], wrong: list[str]) 
     upstreams: list[Upstream] = []
     for at, upstream in enumerate(settings.upstreams):
         path = f"upstreams[{at}]"
-        key = _from_env(upstream.api_key_env, env, f"{path}.api_key_env", wrong)
-        if upstream.api_key_file:
-            key = _from_file(upstream.api_key_file, f"{path}.api_key_file", wrong)
-        upstreams.append(replace(upstream, api_key=key))
+        credentials = tuple(
+            replace(one, api_key=_key(one, env, f"{path}.credentials[{number}]", wrong))
+            for number, one in enumerate(upstream.credentials)
+        )
+        key = _key(upstream, env, path, wrong)
+        upstreams.append(replace(upstream, api_key=key, credentials=credentials))
     search, topups, alerts = settings.search, settings.topups, settings.alerts
     return replace(
         settings,
@@ -173,6 +182,14 @@ def _with_secrets(settings: Settings, env: Mapping[str, str], wrong: list[str]) 
             ),
         ),
     )
+
+
+def _key(
+    table: Upstream | Credential, env: Mapping[str, str], path: str, wrong: list[str]
+) -> Secret | None:
+    if table.api_key_file:
+        return _from_file(table.api_key_file, f"{path}.api_key_file", wrong)
+    return _from_env(table.api_key_env, env, f"{path}.api_key_env", wrong)
 
 
 def _from_env(name: str, env: Mapping[str, str], path: str, wrong: list[str]) -> Secret | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from moongate.core.cards import Ability, Card, DataPolicy, Fixed, Target
+from moongate.core.cards import Ability, Card, DataPolicy, Fixed, Order, Target
 from moongate.core.money import Price, per_million_to_nanos, usd_to_nanos
 from moongate.settings.secret import Secret, Table
 
@@ -25,6 +25,24 @@ class Agreement(Table, frozen=True, kw_only=True):
     effective: Annotated[str, Meta(description="the day it took effect, YYYY-MM-DD")]
     statements: Annotated[tuple[str, ...], Meta(description="what it promises, one sentence each")]
     document: Annotated[str, Meta(description="where a customer may ask for the full text")] = ""
+
+
+class Credential(Table, frozen=True, kw_only=True):
+    """``[[upstreams.credentials]]``: one of several keys at an upstream, each with its own room."""
+
+    name: Annotated[str, Meta(description="your word for it; never shown to customers")]
+    api_key_env: Annotated[str, Meta(description="environment variable that holds the key")] = ""
+    api_key_file: Annotated[
+        str, Meta(description="file that holds the key, instead of the variable")
+    ] = ""
+    accounts: Annotated[
+        tuple[str, ...],
+        Meta(description="accounts that it serves, and that use no other key there; empty: all"),
+    ] = ()
+    concurrency_max: Annotated[
+        int, Meta(ge=0, le=100_000, description="requests at once; 0 takes the upstream's figure")
+    ] = 0
+    api_key: Secret | None = None
 
 
 class Upstream(Table, frozen=True, kw_only=True):
@@ -54,6 +72,13 @@ class Upstream(Table, frozen=True, kw_only=True):
     idle_timeout_s: Annotated[
         float, Meta(gt=0, le=86_400, description="seconds that it may stay silent later")
     ] = 60.0
+    first_token_slow_s: Annotated[
+        float,
+        Meta(gt=0, le=86_400, description="seconds to the first content that count as a fault"),
+    ] = 120.0
+    draining: Annotated[
+        bool, Meta(description="send nothing there while something else can answer")
+    ] = False
     forward: Annotated[
         tuple[str, ...],
         Meta(
@@ -63,7 +88,20 @@ class Upstream(Table, frozen=True, kw_only=True):
     agreement: Annotated[
         Agreement | None, Meta(description="the agreement that makes it a contract")
     ] = None
+    credentials: Annotated[
+        tuple[Credential, ...], Meta(description="several keys there, instead of one")
+    ] = ()
     api_key: Secret | None = None
+
+    def places(self) -> dict[str, Credential]:
+        """What can be asked there: one place for each credential, by its name in the routes."""
+        if self.credentials:
+            return {f"{self.name}/{one.name}": one for one in self.credentials}
+        return {self.name: Credential(name="", api_key=self.api_key)}
+
+    def room(self, credential: Credential) -> int:
+        """How many requests may run at once with ``credential``."""
+        return credential.concurrency_max or self.concurrency_max
 
     def keeps_nothing(self) -> bool:
         """Whether keys that demand zero retention may be served here.
@@ -101,6 +139,12 @@ class TargetTable(Table, frozen=True, kw_only=True):
 
     upstream: Annotated[str, Meta(description="the upstream's name")]
     model: Annotated[str, Meta(description="the model's name there")]
+    weight: Annotated[
+        int, Meta(ge=1, le=1_000, description="its share of what is new, among equals")
+    ] = 1
+    cost: Annotated[
+        str, Meta(description='what it takes, USD per million input tokens, for order "cost"')
+    ] = "0"
 
 
 class Model(Table, frozen=True, kw_only=True):
@@ -123,6 +167,9 @@ class Model(Table, frozen=True, kw_only=True):
     targets: Annotated[
         tuple[TargetTable, ...], Meta(description="where it is served, first choice first")
     ]
+    order: Annotated[
+        Order, Meta(description="which target a new conversation goes to, of those that are well")
+    ] = "listed"
     price: Annotated[PriceTable, Meta(description="what it costs; seeds its first price row")]
     list_price: Annotated[
         dict[str, str], Meta(description="the maker's own list, for comparison")
@@ -157,4 +204,5 @@ def card(model: Model, targets: tuple[Target, ...], known: Known | None) -> Card
         list_price=model.list_price,
         created_s=day_to_s(known.released) if known else 0,
         owned_by=known.owned_by if known else "operator",
+        order=model.order,
     )

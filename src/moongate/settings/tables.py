@@ -97,6 +97,15 @@ class Privacy(Table, frozen=True, kw_only=True):
     ] = "none"
 
 
+class Routing(Table, frozen=True, kw_only=True):
+    """``[routing]``: who may say where a request goes."""
+
+    preferences: Annotated[
+        tuple[str, ...],
+        Meta(description='accounts that may name upstreams in request headers; "*" is all of them'),
+    ] = ()
+
+
 class Operator(Table, frozen=True, kw_only=True):
     """``[operator]``: who runs this."""
 

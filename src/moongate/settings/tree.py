@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from moongate.core.cards import Card, Target
-from moongate.core.money import Price
+from moongate.core.money import Price, per_million_to_nanos
 from moongate.settings.secret import Secret, Table, shown
 from moongate.settings.serving import POLICY_RANK, Known, Model, Upstream, card
 from moongate.settings.tables import (
@@ -16,6 +16,7 @@ from moongate.settings.tables import (
     Operator,
     Privacy,
     Rates,
+    Routing,
     Search,
     Server,
     Store,
@@ -38,6 +39,7 @@ class Settings(Table, frozen=True, kw_only=True):
     search: Search = Search()
     privacy: Privacy = Privacy()
     operator: Operator = Operator()
+    routing: Routing = Routing()
     embedded: Embedded = Embedded()
     media: Media = Media()
     ledger: Ledger = Ledger()
@@ -59,13 +61,24 @@ class Settings(Table, frozen=True, kw_only=True):
         """The upstream of that name. Raises KeyError."""
         return {upstream.name: upstream for upstream in self.upstreams}[name]
 
+    def unretained(self) -> frozenset[str]:
+        """The places that keep nothing of what they are sent."""
+        return frozenset(
+            place for up in self.upstreams if up.keeps_nothing() for place in up.places()
+        )
+
     def targets(self, model: Model) -> tuple[Target, ...]:
         """Where ``model`` may be sent: targets whose data policy meets ``privacy.require``."""
         least = POLICY_RANK[self.privacy.require]
-        return tuple(
-            Target(target.upstream, target.model)
+        fit = [
+            target
             for target in model.targets
             if POLICY_RANK[self.upstream(target.upstream).data_policy] >= least
+        ]
+        return tuple(
+            Target(place, target.model, tier, target.weight, per_million_to_nanos(target.cost))
+            for tier, target in enumerate(fit)
+            for place in self.upstream(target.upstream).places()
         )
 
     def cards(self) -> list[Card]:

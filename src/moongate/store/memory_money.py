@@ -6,7 +6,6 @@ whatever time the caller gives.
 
 from collections.abc import Iterator, Sequence
 
-from moongate.core.errors import Refused
 from moongate.core.money import Usage
 from moongate.core.rows import (
     AccountRow,
@@ -18,7 +17,7 @@ from moongate.core.rows import (
 )
 from moongate.core.store import Extension, Idem, NotHeld, Running, Settlement
 from moongate.core.windows import window_id
-from moongate.store.mapping import AGAINST, AMOUNT_MAX, expired_row, legs_of, subjects_of
+from moongate.store.mapping import AGAINST, expired_row, legs_of, subjects_of
 from moongate.store.memory_tables import IdemRow, MemoryPart, refused, replace
 
 
@@ -54,12 +53,7 @@ class MemoryMoney(MemoryPart):
         event = None if topup is None else (topup.source, topup.event)
         if event in tables.topups or any(entry.tx == tx for entry in tables.entries):
             return False
-        row = tables.accounts.get(account)
-        if row is None or row.kind != "wallet":
-            raise Refused("not_found", thing="account")
-        if row.available_nanos + amount_nanos < 0 or row.posted_nanos + amount_nanos > AMOUNT_MAX:
-            raise Refused("conflict", what="The account cannot take that amount.")
-        tables.post(tx, 0, kind, (account, AGAINST[kind]), amount_nanos, at_ms)
+        tables.credit(account, amount_nanos, kind, tx, at_ms)
         if event is not None:
             tables.topups.add(event)
         return True

@@ -68,9 +68,13 @@ class MemoryOffice(MemoryPart):
         self.tables.alter_account(id, quota=quota)
         return True
 
-    async def key_insert(self, row: KeyRow) -> None:
+    async def key_insert(self, row: KeyRow, budget: BudgetRow | None = None) -> None:
         await self._turn()
+        if budget is not None:
+            self._check_budget(budget)
         self._key_insert(row)
+        if budget is not None:
+            self._budget_set(budget)
 
     def _key_insert(self, row: KeyRow) -> None:
         keys = self.tables.keys
@@ -120,8 +124,14 @@ class MemoryOffice(MemoryPart):
 
     async def budget_set(self, row: BudgetRow) -> BudgetRow:
         await self._turn()
+        self._check_budget(row)
+        return self._budget_set(row)
+
+    def _check_budget(self, row: BudgetRow) -> None:
         if row.account not in self.tables.accounts or not 0 <= row.cap_nanos <= AMOUNT_MAX:
             raise refused()
+
+    def _budget_set(self, row: BudgetRow) -> BudgetRow:
         place = (row.scope, row.subject, row.per)
         stands = replace(self.tables.budgets.get(place, row), cap_nanos=row.cap_nanos)
         self.tables.budgets[place] = replace(stands, spent_nanos=0, held_nanos=0)
@@ -174,12 +184,15 @@ class MemoryOffice(MemoryPart):
         self.tables.secrets[purpose] = alive
         return [secret for _, secret in alive]
 
-    async def invite_add(self, row: InviteRow) -> None:
+    async def invite_add(self, row: InviteRow, trial_nanos: int = 0) -> None:
         await self._turn()
         invites = self.tables.invites
         taken = any(row.id == other.id or row.mac == other.mac for other in invites.values())
         if taken or row.account not in self.tables.accounts:
             raise refused()
+        if trial_nanos:
+            tx = f"trial_{row.id}"
+            self.tables.credit(row.account, trial_nanos, "trial", tx, row.created_ms)
         invites[row.id] = row
 
     async def invite_take(self, mac: bytes, key: KeyRow, at_ms: int) -> InviteRow | None:

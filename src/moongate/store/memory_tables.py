@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from moongate.core.chain import link
-from moongate.core.errors import LedgerUnavailable
+from moongate.core.errors import LedgerUnavailable, Refused
 from moongate.core.rows import (
     AccountRow,
     BudgetRow,
@@ -23,6 +23,7 @@ from moongate.core.rows import (
     PriceRow,
     UsageRow,
 )
+from moongate.store.mapping import AGAINST, AMOUNT_MAX
 
 replace = msgspec.structs.replace
 SYSTEM: Final = ("cash", "promo", "revenue", "contra", "forgiven")
@@ -84,6 +85,15 @@ class Tables:
                 self.alter_account(id, chain_no=entry.chain_no, chain=entry.chain)
             self.alter_account(id, posted_nanos=account.posted_nanos + amount)
             self.entries.append(entry)
+
+    def credit(self, account: str, nanos: int, kind: str, tx: str, at_ms: int) -> None:
+        """Post a credit to a wallet. Raises Refused when there is none or it cannot take it."""
+        row = self.accounts.get(account)
+        if row is None or row.kind != "wallet":
+            raise Refused("not_found", thing="account")
+        if row.available_nanos + nanos < 0 or row.posted_nanos + nanos > AMOUNT_MAX:
+            raise Refused("conflict", what="The account cannot take that amount.")
+        self.post(tx, 0, kind, (account, AGAINST[kind]), nanos, at_ms)
 
     def open_holds(self) -> Iterator[HoldRow]:
         """Holds that are not resolved, oldest first."""

@@ -12,12 +12,11 @@ from uuid import uuid4
 
 import msgspec
 
-from moongate.core.errors import LedgerUnavailable, Refused
+from moongate.core.errors import LedgerUnavailable
 from moongate.core.money import Usage
 from moongate.core.rows import HoldRow, HoldState, TopupRow
 from moongate.core.store import Extension, Idem, NotHeld, Running, Settlement
 from moongate.store import postgres_rows as rows
-from moongate.store.mapping import AGAINST
 from moongate.store.postgres_line import Line, Move
 from moongate.store.postgres_pool import Connection, Pool
 from moongate.store.statements import POSTGRES
@@ -149,13 +148,6 @@ class PostgresMoney:
         at_ms: int,  # noqa: ARG002 - the database's clock counts
         topup: TopupRow | None = None,
     ) -> bool:
-        if amount_nanos == 0 or kind not in AGAINST:
-            raise ValueError("not a credit")
-        source = (None,) * 5 if topup is None else msgspec.structs.astuple(topup)
-        values = (account, amount_nanos, kind, AGAINST[kind], tx, *source)
-        said: str = await self._pool.change(lambda db: db.fetchval(POSTGRES["credit"], *values))
-        if said == "missing":
-            raise Refused("not_found", thing="account")
-        if said == "cannot":
-            raise Refused("conflict", what="The account cannot take that amount.")
-        return said == "done"
+        values = rows.credit_values(account, amount_nanos, kind, tx, topup)
+        said = await self._pool.change(lambda db: db.fetchval(POSTGRES["credit"], *values))
+        return rows.credited(said)

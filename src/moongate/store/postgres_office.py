@@ -81,8 +81,14 @@ class PostgresOffice:
     async def account_quota(self, id: str, quota: Quota) -> bool:
         return await self._changed("account_quota", id, *rows.quota_values(quota))
 
-    async def key_insert(self, row: KeyRow) -> None:
-        await self._said("key_insert", rows.key_json(row))
+    async def key_insert(self, row: KeyRow, budget: BudgetRow | None = None) -> None:
+        async def insert(db: Connection) -> None:
+            async with db.transaction():
+                await db.execute(POSTGRES["key_insert"], rows.key_json(row))
+                if budget is not None:
+                    await db.execute(POSTGRES["budget_set"], *rows.budget_values(budget))
+
+        await self._pool.change(insert)
 
     async def key_by_mac(self, mac: bytes) -> KeyRow | None:
         found = await self._one("key_by_mac", mac)
@@ -103,8 +109,7 @@ class PostgresOffice:
     # budgets
 
     async def budget_set(self, row: BudgetRow) -> BudgetRow:
-        values = (row.id, row.account, row.scope, row.subject, row.per, row.cap_nanos)
-        id = await self._said("budget_set", *values, row.created_ms)
+        id = await self._said("budget_set", *rows.budget_values(row))
         stands = await self._one("budget", id)
         # Removed by somebody meanwhile: then it was as it was asked for.
         return row if stands is None else rows.budget_row(stands)
@@ -138,8 +143,15 @@ class PostgresOffice:
         alive: list[bytes] = await self._said("rotate_secret", purpose, fresh, period_ms)
         return alive
 
-    async def invite_add(self, row: InviteRow) -> None:
-        await self._said("invite_add", *msgspec.structs.astuple(row))
+    async def invite_add(self, row: InviteRow, trial_nanos: int = 0) -> None:
+        async def add(db: Connection) -> None:
+            async with db.transaction():
+                await db.execute(POSTGRES["invite_add"], *msgspec.structs.astuple(row))
+                if trial_nanos:
+                    trial = rows.credit_values(row.account, trial_nanos, "trial", f"trial_{row.id}")
+                    rows.credited(await db.fetchval(POSTGRES["credit"], *trial))
+
+        await self._pool.change(add)
 
     async def invites(self, account: str | None = None) -> list[InviteRow]:
         return [rows.invite_row(values) for values in await self._all("invites", account)]

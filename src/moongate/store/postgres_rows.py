@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from moongate.core.rows import BudgetRow, HoldRow, InviteRow, KeyRow, Quota
+from moongate.core.errors import Refused
+from moongate.core.rows import BudgetRow, HoldRow, InviteRow, KeyRow, Quota, TopupRow
 from moongate.core.store import Extension, Idem, NotHeld, Running, Settlement
-from moongate.store.mapping import Values, hold_row, key_values
+from moongate.store.mapping import AGAINST, Values, hold_row, key_values
 
 _ENCODER: Final = msgspec.json.Encoder()
 Outcome = Any | BaseException
@@ -87,6 +88,30 @@ def key_json(row: KeyRow) -> str:
 def quota_values(quota: Quota) -> Values:
     """Parameters of the three rates."""
     return msgspec.structs.astuple(quota)
+
+
+def budget_values(row: BudgetRow) -> tuple[Any, ...]:
+    """Parameters of ``budget_set``."""
+    return msgspec.structs.astuple(row)[:7]
+
+
+def credit_values(
+    account: str, nanos: int, kind: str, tx: str, topup: TopupRow | None = None
+) -> tuple[Any, ...]:
+    """Parameters of ``credit``. Raises ValueError for what is none."""
+    if nanos == 0 or kind not in AGAINST:
+        raise ValueError("not a credit")
+    source = (None,) * 5 if topup is None else msgspec.structs.astuple(topup)
+    return (account, nanos, kind, AGAINST[kind], tx, *source)
+
+
+def credited(said: str) -> bool:
+    """What ``credit`` says: False for one that is booked already. Raises Refused."""
+    if said == "missing":
+        raise Refused("not_found", thing="account")
+    if said == "cannot":
+        raise Refused("conflict", what="The account cannot take that amount.")
+    return said == "done"
 
 
 def budget_row(values: Values) -> BudgetRow:

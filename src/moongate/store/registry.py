@@ -24,6 +24,7 @@ from moongate.core.windows import window, window_id
 from moongate.store import mapping
 from moongate.store.desk import Desk, Op
 from moongate.store.lane import Lane
+from moongate.store.moves import credit
 from moongate.store.opening import fold
 from moongate.store.statements import run
 
@@ -109,8 +110,13 @@ class SqliteRegistry:
     async def account_quota(self, id: str, quota: Quota) -> bool:
         return await self._changed("account_quota", {"id": id} | mapping.quota_values(quota))
 
-    async def key_insert(self, row: KeyRow) -> None:
-        await self._changed("key_insert", mapping.key_values(row))
+    async def key_insert(self, row: KeyRow, budget: BudgetRow | None = None) -> None:
+        def insert(db: apsw.Connection) -> None:
+            run(db, "key_insert", **mapping.key_values(row))
+            if budget is not None:
+                _set_budget(db, budget)
+
+        await self._move(insert)
 
     async def key_by_mac(self, mac: bytes) -> KeyRow | None:
         found = await self._look("key_by_mac", mac=mac)
@@ -132,15 +138,7 @@ class SqliteRegistry:
     # budgets
 
     async def budget_set(self, row: BudgetRow) -> BudgetRow:
-        values = msgspec.structs.asdict(row)
-
-        def set_cap(db: apsw.Connection) -> BudgetRow:
-            stands = BudgetRow(*run(db, "budget_set", **values)[0])
-            first = window_id(stands.id, stands.per, row.created_ms)
-            _cap(db, stands.id, first, stands.cap_nanos)
-            return stands
-
-        stands: BudgetRow = await self._move(set_cap)
+        stands: BudgetRow = await self._move(lambda db: _set_budget(db, row))
         return stands
 
     async def budget_remove(self, scope: str, subject: str, per: str) -> bool:
@@ -207,8 +205,14 @@ class SqliteRegistry:
             # The secret is gone from the file. The log with its old page is folded at another time.
             return
 
-    async def invite_add(self, row: InviteRow) -> None:
-        await self._changed("invite_insert", msgspec.structs.asdict(row))
+    async def invite_add(self, row: InviteRow, trial_nanos: int = 0) -> None:
+        def add(db: apsw.Connection) -> None:
+            run(db, "invite_insert", **msgspec.structs.asdict(row))
+            if trial_nanos:
+                tx, at_ms = f"trial_{row.id}", row.created_ms
+                credit(db, row.account, trial_nanos, "trial", tx, at_ms, None)
+
+        await self._move(add)
 
     async def invites(self, account: str | None = None) -> list[InviteRow]:
         return [InviteRow(*values) for values in await self._look("invites", account=account)]
@@ -253,6 +257,13 @@ class SqliteRegistry:
 
         count: int = await self._move(forget)
         return count
+
+
+def _set_budget(db: apsw.Connection, row: BudgetRow) -> BudgetRow:
+    """The budget as it stands then, in its present window too."""
+    stands = BudgetRow(*run(db, "budget_set", **msgspec.structs.asdict(row))[0])
+    _cap(db, stands.id, window_id(stands.id, stands.per, row.created_ms), stands.cap_nanos)
+    return stands
 
 
 def _cap(db: apsw.Connection, budget: str, first: str, cap_nanos: int) -> None:

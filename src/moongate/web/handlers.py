@@ -12,6 +12,7 @@ from moongate.admin import Office
 from moongate.core.errors import Refused
 from moongate.core.ports import Codec, Store
 from moongate.gateway import Gateway
+from moongate.route.wish import HEADERS as WAYS
 from moongate.visit import Visit
 from moongate.web import body
 from moongate.web.billing import Billing
@@ -74,6 +75,7 @@ class Handlers:
             lambda admit: body.read(hit.request, self._body_bytes_max, admit),
             hit.reply,
             hit.request.headers.get("idempotency-key"),
+            {name: said for name in WAYS if (said := hit.request.headers.get(name)) is not None},
         )
         await self._gateway.handle(self._codec, visit)
         assert hit.reply.response is not None

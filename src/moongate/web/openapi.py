@@ -85,6 +85,8 @@ _USAGE: Final = {
             "type": "object",
             "properties": {"reasoning_tokens": _COUNT},
         },
+        "saved_nanos": {"type": "integer", "description": "What the cache saved, nano-dollars."},
+        "saved_usd": {"type": "string", "description": "The same in dollars."},
         "cost": {"type": "number", "description": "USD; the exact figure is cost_nanos."},
         "cost_nanos": {"type": "integer", "description": "Nano-dollars (10^-9 USD), exact."},
         "attempts": {"type": "integer", "description": "Answers made, where more than one was."},
