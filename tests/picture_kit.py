@@ -146,7 +146,12 @@ def mp4(
     long = struct.pack(">IQQIQ", 0x0100_0000, 0, 0, 1000, film * 1000)
     short = struct.pack(">IIIII", 0, 0, 0, 1000, film * 1000)
     mvhd = box(b"mvhd", (long if wide else short) + bytes(80))
-    tkhd = box(b"tkhd", struct.pack(">IIIIII", 7, 0, 0, 1, 0, film * 1000) + bytes(60))
+    tkhd = box(
+        b"tkhd",
+        struct.pack(">IIIIII", 7, 0, 0, 1, 0, film * 1000)
+        + bytes(52)
+        + b"\x05\x00\0\0\x02\xd0\0\0",
+    )
     mdhd = box(b"mdhd", struct.pack(">IIIII", 0, 0, 0, 600, seconds * 600) + bytes(4))
     stts = box(b"stts", struct.pack(">IIII", 0, 1, samples * 30, 20))
     track = box(b"trak", tkhd + box(b"mdia", mdhd + box(b"minf", box(b"stbl", stts))))

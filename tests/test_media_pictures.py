@@ -143,6 +143,7 @@ def test_a_film_is_as_long_as_the_longest_that_it_says():
     assert judged(mp4(3, film_s=7)).duration_ms == 7_000
     assert judged(mp4(3, samples_s=3600)).duration_ms == 3_600_000
     assert judged(mp4(brand=b"qt  ")).format == "video/mov"
+    assert judged(mp4()).size == (1280, 720)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_a_film_is_as_long_as_the_longest_that_it_says():
     ],
 )
 def test_kinds_whose_length_is_not_read_say_so(data, format):
-    assert judged(data) == videos.Video(format, None)
+    assert judged(data) == videos.Video(format)
 
 
 @pytest.mark.parametrize("data", [b"", b"text and more of it", png(), webp(), mp4()[:-1]])

@@ -19,7 +19,7 @@ from moongate.core.request import (
     Tool,
     VideoPart,
 )
-from moongate.meter import images, template, tokens
+from moongate.meter import images, template, tokens, videos
 from moongate.meter.tokenizer import Tokenizer
 from moongate.meter.tokens import Count, cap, count
 from test_meter_images import png, url
@@ -200,6 +200,31 @@ def test_pictures_count_by_their_size_and_unknown_ones_as_the_largest(small: Tok
     assert blind.bound >= blank.bound
     video = count(asked(Message("user", (VideoPart("ms://v"),))), WINDOW, small)
     assert (video.exact, video.bound) == (False, WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("ms", "groups"), [(1, 1), (1_000, 1), (1_500, 1), (2_000, 2), (60_000, 31)]
+)
+def test_a_video_takes_a_frames_tokens_for_every_two_seconds(small: Tokenizer, ms, groups) -> None:
+    def film(size: tuple[int, int] | None) -> Request:
+        part = VideoPart("data:", duration_ms=ms, size=size)
+        return asked(Message("user", (TextPart("the moon"), part)))
+
+    bare = count(asked(USER), WINDOW, small).tokens
+    assert videos.groups(ms) == groups
+    for tokenizer in (small, None):
+        found = count(film((1280, 720)), WINDOW, tokenizer)
+        blank = count(film(None), WINDOW, tokenizer)
+        one = images.tokens(1280, 720, videos.PATCHES_MAX)
+        assert found.tokens - blank.tokens == groups * (one + 8)
+        assert found.bound == blank.bound > bare + groups * videos.FRAME_TOKENS_MAX
+        assert found.bound < bare + (groups + 1) * videos.FRAME_TOKENS_MAX + 1_000
+
+
+def test_no_frame_takes_more_than_the_ceiling() -> None:
+    most = max(images.tokens(w, 153, videos.PATCHES_MAX) for w in range(6_000, 7_500))
+    assert 1_300 < most <= videos.FRAME_TOKENS_MAX
+    assert max(images.tokens(s, s, videos.PATCHES_MAX) for s in range(1, 6_000)) == 1_089
 
 
 def test_text_that_cannot_fit_is_not_encoded(small: Tokenizer) -> None:

@@ -42,13 +42,15 @@ class ImagePart(Sealed, frozen=True):
 class VideoPart(Sealed, frozen=True):
     """A video by address (``data:``, ``ms://``). ``bare``: sent as a plain string.
 
-    ``duration_ms`` is how long its file says that it plays, where somebody has looked.
+    ``duration_ms`` is how long its file says that it plays, ``size`` how wide and high (pixels),
+    where somebody has looked.
     """
 
     url: str
     bare: bool = False
     extra: dict[str, Any] = {}
     duration_ms: int | None = None
+    size: tuple[int, int] | None = None
 
 
 Part = TextPart | ImagePart | VideoPart

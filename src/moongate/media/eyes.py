@@ -155,7 +155,9 @@ def _shows(message: Message, made: dict[_Name, Part]) -> Message:
 def _replaced(part: Part, made: dict[_Name, Part]) -> Part:
     found = made.get((type(part), getattr(part, "url", "")), part)
     if isinstance(part, VideoPart) and isinstance(found, VideoPart):
-        return msgspec.structs.replace(part, url=found.url, duration_ms=found.duration_ms)
+        return msgspec.structs.replace(
+            part, url=found.url, duration_ms=found.duration_ms, size=found.size
+        )
     if isinstance(part, ImagePart) and isinstance(found, ImagePart):
         return msgspec.structs.replace(part, url=found.url)
     return part
@@ -184,7 +186,7 @@ def _judged_video(url: str, at: str) -> Part:
         found = videos.judge(data.part, len(data))
     except (BadData, BadVideo):
         raise Refused("invalid_video", at) from None
-    return VideoPart(data.url(found.format), duration_ms=found.duration_ms)
+    return VideoPart(data.url(found.format), duration_ms=found.duration_ms, size=found.size)
 
 
 def _picture(data: bytes, at: str) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 
 from moongate.core.errors import MoongateError
 from moongate.core.sealed import Sealed
+from moongate.wire.pictures import Size
 
 Part = Callable[[int, int], bytes]
 """``(at, length)`` to the bytes there, fewer at the end."""
@@ -35,10 +36,14 @@ class BadVideo(MoongateError):
 
 
 class Video(Sealed, frozen=True):
-    """What a file was found to be: its format, and how long it plays (ms) where that is told."""
+    """What a file was found to be: its format, how long it plays (ms) and how large its frames are.
+
+    The last two are ``None`` where that is not told.
+    """
 
     format: str
-    duration_ms: int | None
+    duration_ms: int | None = None
+    size: Size | None = None
 
 
 def judge(part: Part, size: int) -> Video:
@@ -47,32 +52,39 @@ def judge(part: Part, size: int) -> Video:
     if head[4:8] == b"ftyp":
         brand = head[8:12]
         kind = {b"qt  ": "video/mov", b"3gp4": "video/3gpp", b"3gp5": "video/3gpp"}
-        return Video(kind.get(brand, "video/mp4"), _duration(part, size))
+        return Video(kind.get(brand, "video/mp4"), *_told(part, size))
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return Video("video/avi", None)
+        return Video("video/avi")
     for at, mark, format in _HEADS:
         if head[at : at + len(mark)] == mark:
-            return Video(format, None)
+            return Video(format)
     raise BadVideo("kind")
 
 
-def _duration(part: Part, size: int) -> int | None:
-    """The longest that any box tells (ms); ``None`` where none does, or what is told cannot be."""
+def _told(part: Part, size: int) -> tuple[int | None, Size | None]:
+    """The longest duration (ms) and the largest frame that any box tells.
+
+    Neither where none does, or where what is told cannot be.
+    """
     told: list[int] = []
+    sizes: list[Size] = []
     scale = film = 0
     for count, (name, at, length) in enumerate(_boxes(part, 0, size, 0)):
         if count > _BOXES_MAX or name == b"moof":  # pieces whose times stand in each of them
-            return None
+            return None, None
         if name in (b"mvhd", b"mdhd"):
             scale, units = _clock(part(at, 32))
             film = scale if name == b"mvhd" else film
             told.append(_ms(units, scale))
         elif name == b"tkhd":
             told.append(_ms(_track_units(part(at, 36)), film))
+            sizes.append(_track_size(part(at + length - 8, 8)))
         elif name == b"stts":
             told.append(_ms(_sample_units(part, at, length), scale))
-    longest = max(told, default=0)
-    return longest if 0 < longest <= _DAY_MS and -1 not in told else None
+    longest, largest = max(told, default=0), max(sizes, default=(0, 0))
+    if not 0 < longest <= _DAY_MS or -1 in told:
+        return None, None
+    return longest, largest if min(largest) > 0 else None
 
 
 def _boxes(part: Part, at: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int]]:
@@ -101,6 +113,11 @@ def _clock(body: bytes) -> tuple[int, int]:
 
 def _track_units(body: bytes) -> int:
     return int.from_bytes(body[28:36]) if body[:1] == b"\x01" else int.from_bytes(body[20:24])
+
+
+def _track_size(body: bytes) -> Size:
+    """Width and height, whole pixels of 16.16 figures; 0 by 0 for sound."""
+    return int.from_bytes(body[:2]), int.from_bytes(body[4:6])
 
 
 def _sample_units(part: Part, at: int, length: int) -> int:

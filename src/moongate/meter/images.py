@@ -27,21 +27,22 @@ _KIND_CHARS: Final = 256
 """How long what stands before a data URL's comma may be."""
 
 
-def tokens(width: int, height: int) -> int:
+def tokens(width: int, height: int, patches_max: int = PATCHES_MAX) -> int:
     """Tokens of a picture of ``width`` by ``height`` pixels (at least 1), without its wrapper.
 
     Source: ``scale = min(1, sqrt(16384 / (w // 14 * (h // 14))), 512 * 14 / w, 512 * 14 / h)``,
     each factor under the root at least 1; sides floored, then padded to a multiple of 28.
     """
     area = max(1, width // PATCH) * max(1, height // PATCH)
-    wide, high = _side(width, area, width, height), _side(height, area, width, height)
+    wide = _side(width, area, width, height, patches_max)
+    high = _side(height, area, width, height, patches_max)
     return -(-wide // CELL) * -(-high // CELL)
 
 
-def _side(side: int, area: int, width: int, height: int) -> int:
+def _side(side: int, area: int, width: int, height: int, patches_max: int) -> int:
     """``floor(side * scale)``, at least 1. A floor is monotone: the least of the floors."""
     longest = SIDE_PATCHES_MAX * PATCH
-    by_area = isqrt(side * side * PATCHES_MAX // area)
+    by_area = isqrt(side * side * patches_max // area)
     scaled = min(side, by_area, side * longest // width, side * longest // height)
     return min(max(1, scaled), longest)
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from moongate.core.request import ImagePart, Message, Request, TextPart, Tool, VideoPart
-from moongate.meter import images
+from moongate.meter import images, videos
 from moongate.wire.ids import numbered
 
 SPELT: Final = re.compile(r"<\|[a-z0-9_]+\|>|</?think>|\[(?:BOS|EOS|EOT|UNK|PAD)\]")
@@ -41,15 +41,16 @@ class Rendered:
     the prompt in a spelling that is not ours to know, each with at most ``LOOSE`` tokens around it.
     ``shown`` of the control tokens are pictures whose size is known;
     ``blank`` is how many pictures have a size that is not known: each is in ``control`` with the
-    least, and may take ``BLANK`` more.
+    least, and may take ``BLANK`` more. Videos are in ``filmed`` by their estimate, in ``moving``
+    by their bound; ``endless`` says that one of them has none.
     """
 
     def __init__(self) -> None:
-        self.control = self.blank = self.shown = 0
+        self.control = self.blank = self.shown = self.moving = self.filmed = 0
         self.heads: list[str] = []
         self.texts: list[str] = []
         self.loose: list[str] = []
-        self.video = False
+        self.endless = False
 
     def __repr__(self) -> str:
         return f"Rendered({self.control} control, {len(self.texts)} texts, {len(self.loose)} loose)"
@@ -132,7 +133,10 @@ def _content(out: Rendered, message: Message, before: str) -> None:
             out.shown += tokens if known else 0
             out.blank += not known
         elif isinstance(part, VideoPart):
-            out.video = True
+            bound = videos.bound(part)
+            out.endless = out.endless or bound is None
+            out.moving += bound or 0
+            out.filmed += videos.estimate(part)
     out.texts.append("".join(run))
 
 

@@ -79,8 +79,9 @@ def count(request: Request, window: int, tokenizer: Tokenizer | None = None) -> 
     size += loose
     wrapped = REQUEST_OVERHEAD + MESSAGE_OVERHEAD * len(request.messages) + rendered.control
     bound = heads + size + wrapped + LOOSE * len(rendered.loose) + BLANK * rendered.blank
-    told = max(least, size // BYTES_PER_TOKEN + rendered.shown)
-    return _within(least, told, window if rendered.video else bound, window)
+    bound += rendered.moving
+    told = max(least, size // BYTES_PER_TOKEN + rendered.shown + rendered.filmed)
+    return _within(least, told, window if rendered.endless else bound, window)
 
 
 def _by_tokenizer(rendered: Rendered, tokenizer: Tokenizer, window: int) -> Count:
@@ -90,9 +91,10 @@ def _by_tokenizer(rendered: Rendered, tokenizer: Tokenizer, window: int) -> Coun
         other = _with_control(text, tokenizer) if may_spell(text) else tokens
         least += min(tokens, other)
         most += max(tokens, other)
-    told = most + sum(tokenizer.count(text) for text in rendered.loose)
+    told = most + sum(tokenizer.count(text) for text in rendered.loose) + rendered.filmed
     bound = most + sum(_size(text) + LOOSE for text in rendered.loose) + BLANK * rendered.blank
-    return _within(least, told, window if rendered.video else bound, window)
+    bound += rendered.moving
+    return _within(least, told, window if rendered.endless else bound, window)
 
 
 def _with_control(text: str, tokenizer: Tokenizer) -> int:

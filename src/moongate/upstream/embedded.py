@@ -24,6 +24,7 @@ from moongate.upstream.engine_answer import AnswerReader
 from moongate.upstream.engine_checks import Check, check, check_cpu, check_file, check_libgomp
 from moongate.upstream.engine_child import ALIAS
 from moongate.upstream.engine_client import EngineClient
+from moongate.upstream.engine_eyes import Sight, look, pictures
 from moongate.upstream.engine_gguf import read_header
 from moongate.upstream.engine_goal import Goal, constraint, decide, dropped
 from moongate.upstream.engine_model import Progress, fetch
@@ -46,9 +47,13 @@ _SEED_MAX: Final = 2**32 - 2
 
 
 class _Plan(Sealed, frozen=True):
-    """What a request comes down to: its prompt's tokens, its goal, its output cap (tokens)."""
+    """What a request comes down to: its prompt's tokens, its goal, its output cap (tokens).
+
+    ``sight`` is the prompt where it shows pictures.
+    """
 
     tokens: tuple[int, ...]
+    sight: Sight | None
     goal: Goal
     output_tokens_max: int
 
@@ -102,6 +107,7 @@ class EmbeddedUpstream:
         self._process: EngineProcess | None = None
         self._client: EngineClient | None = None
         self._template: ChatML | OwnTemplate | None = None
+        self._sees = False
 
     @property
     def address(self) -> str:
@@ -137,7 +143,7 @@ class EmbeddedUpstream:
         fingerprint = f"fp_embedded_{self._architecture}" if own else "fp_embedded_smollm2_135m"
         return Facts(
             window=self._window,
-            abilities=_ABILITIES,
+            abilities=_ABILITIES | {"images"} if self._sees else _ABILITIES,
             output_tokens_default=OUTPUT_TOKENS_DEFAULT,
             fingerprint=fingerprint,
             data_policy="self-hosted",
@@ -145,9 +151,9 @@ class EmbeddedUpstream:
         )
 
     async def start(self) -> None:
-        for look in (check_cpu(), check_libgomp()):
-            if not look.ok:
-                raise ConfigurationError(look.detail)
+        for found in (check_cpu(), check_libgomp()):
+            if not found.ok:
+                raise ConfigurationError(found.detail)
         model = await self._model_file()
         work = Work(
             model=model,
@@ -164,6 +170,7 @@ class EmbeddedUpstream:
                 if self._model is None
                 else OwnTemplate(self._client)
             )
+            self._sees = self._model is not None and await self._client.sees()
         except UpstreamError as error:
             await self.close()
             raise ConfigurationError(
@@ -206,9 +213,7 @@ class EmbeddedUpstream:
         if self._template is None:
             return None
         try:
-            goal = decide(request)
-            tokens = await self._template.tokens(turns(request), goal.opening, goal.speaker)
-            return len(tokens)
+            return len((await self._prompt(request, decide(request)))[0])
         except UpstreamError:
             return None
 
@@ -232,34 +237,42 @@ class EmbeddedUpstream:
     async def _model_file(self) -> Path:
         if (
             self._projector is not None
-            and not (look := check_file("projector", self._projector)).ok
+            and not (found := check_file("projector", self._projector)).ok
         ):
-            raise ConfigurationError(look.detail)
+            raise ConfigurationError(found.detail)
         if self._model is None:
             return await fetch(self.folder, self._progress)
-        if not (look := check_file("model", self._model)).ok:
-            raise ConfigurationError(look.detail)
+        if not (found := check_file("model", self._model)).ok:
+            raise ConfigurationError(found.detail)
         header = read_header(self._model)
         self._architecture = header.architecture
         self._window = min(header.window or WINDOW, OWN_POOL // self._slot_count)
         return self._model
 
     async def _plan(self, request: Request, output_tokens_max: int) -> _Plan:
-        assert self._template is not None
         goal = decide(request)
-        prompt = await self._template.tokens(turns(request), goal.opening, goal.speaker)
-        tokens = tuple(prompt)
+        tokens, sight = await self._prompt(request, goal)
         room = self._window - len(tokens)
         if room < 1:
             raise UpstreamRefused(
                 "context_length_exceeded", needs=len(tokens) + 1, limit=self._window
             )
-        return _Plan(tokens, goal, max(1, min(output_tokens_max, room)))
+        return _Plan(tokens, sight, goal, max(1, min(output_tokens_max, room)))
+
+    async def _prompt(self, request: Request, goal: Goal) -> tuple[tuple[int, ...], Sight | None]:
+        """The prompt's tokens, and the prompt itself where it shows pictures."""
+        assert self._template is not None
+        said = turns(request, sees=self._sees)
+        shown = pictures(request)
+        if not shown or not isinstance(self._template, OwnTemplate):
+            return tuple(await self._template.tokens(said, goal.opening, goal.speaker)), None
+        sight = await look(self._ready(), self._template, said, goal.opening, goal.speaker, shown)
+        return sight.tokens, sight
 
     def _body(self, request: Request, plan: _Plan) -> dict[str, Any]:
         text = plan.goal.kind == "text"
         body: dict[str, Any] = {
-            "prompt": plan.tokens,
+            "prompt": plan.sight.prompt() if plan.sight else plan.tokens,
             "n_predict": plan.output_tokens_max,
             "stream": True,
             "return_progress": True,

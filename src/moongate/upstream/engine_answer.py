@@ -2,8 +2,10 @@
 
 The chunks are those of llama.cpp's server on ``/v1/completions`` with ``stream``,
 ``return_progress`` and ``stream_options.include_usage``: text pieces, prompt progress, one chunk
-with a finish reason and the usage, the end mark. Whoever promised JSON is held to it here: the
-engine generates freely where it could not read a grammar, and says nothing.
+with a finish reason and the usage, the end mark. On ``/completion``, which prompts with pictures
+need, text stands at the top and the last chunk is the one that says ``stop``. Whoever promised
+JSON is held to it here: the engine generates freely where it could not read a grammar, and says
+nothing.
 """
 
 import json
@@ -46,10 +48,20 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details = msgspec.field(default_factory=_Details)
 
 
+class _Timings(msgspec.Struct):
+    cache_n: int = 0
+
+
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: Any = None
+    content: str = ""
+    stop: bool = False
+    stop_type: str = ""
+    tokens_evaluated: int = 0
+    tokens_predicted: int = 0
+    timings: _Timings = msgspec.field(default_factory=_Timings)
 
 
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
@@ -92,6 +104,13 @@ class AnswerReader:
                 if choice.text:
                     out += self._piece(choice.text)
                 self._reason = choice.finish_reason or self._reason
+            if chunk.content:
+                out += self._piece(chunk.content)
+            if chunk.stop:
+                self._reason = "length" if chunk.stop_type == "limit" else "stop"
+                cached = _Details(chunk.timings.cache_n)
+                self._usage = _Usage(chunk.tokens_evaluated, chunk.tokens_predicted, cached)
+                out += self._end()
         return out
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Talking to the engine's process: llama.cpp's HTTP, in the few calls that we make.
 
 ``/tokenize`` with mixed content, ``/apply-template`` for a model of the operator's own,
-``/slots/N?action=erase``, ``/v1/completions`` always streamed. Connections are not kept:
+``/slots/N?action=erase``, ``/v1/completions`` always streamed, or ``/completion`` where pictures
+stand beside the prompt. Connections are not kept:
 llama.cpp's server drops idle ones after five seconds, and a loopback connect costs little.
 It knows tokens and bodies, not requests.
 """
@@ -34,6 +35,22 @@ class _Prompt(msgspec.Struct):
     prompt: str
 
 
+class _Input(msgspec.Struct):
+    input_tokens: int
+
+
+class _Modalities(msgspec.Struct):
+    vision: bool = False
+
+
+class _Props(msgspec.Struct):
+    media_marker: str = ""
+    modalities: _Modalities = msgspec.field(default_factory=_Modalities)
+
+
+_WORD: Final = {"type": "text", "text": "x"}
+_input: Final = msgspec.json.Decoder(_Input).decode
+_props: Final = msgspec.json.Decoder(_Props).decode
 _tokens: Final = msgspec.json.Decoder(_Tokens).decode
 _prompt: Final = msgspec.json.Decoder(_Prompt).decode
 
@@ -70,6 +87,47 @@ class EngineClient:
         body = {"messages": messages, "add_generation_prompt": True}
         return _prompt(await self._call("/apply-template", body)).prompt
 
+    async def sees(self) -> bool:
+        """Whether the model takes pictures."""
+        return (await self._told()).modalities.vision
+
+    async def media_marker(self) -> str:
+        """What stands for a picture in a prompt's text; new with every start of the engine."""
+        return (await self._told()).media_marker
+
+    async def picture_tokens(self, pictures: Sequence[str]) -> list[int]:
+        """Tokens of each picture in base64, with what the engine writes around it.
+
+        Raises UpstreamRefused where the engine cannot read one.
+        """
+        bare = await self._counted([_WORD])
+        counts: list[int] = []
+        for data in pictures:
+            shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+            try:
+                counts.append(await self._counted([_WORD, shown]) - bare)
+            except UpstreamDown as error:
+                if error.kind != "engine_500":
+                    raise
+                # How the engine says that it cannot decode one: no fault of its health.
+                raise UpstreamRefused("invalid_image") from None
+        return counts
+
+    async def _counted(self, content: list[dict[str, Any]]) -> int:
+        body = {"messages": [{"role": "user", "content": content}]}
+        return _input(await self._call("/v1/chat/completions/input_tokens", body)).input_tokens
+
+    async def _told(self) -> _Props:
+        await self._process.ready()
+        try:
+            async with self._session.get(
+                f"{self._process.address}/props",
+                headers={"Authorization": f"Bearer {self._process.api_key}"},
+            ) as answer:
+                return _props(await answer.read())
+        except (aiohttp.ClientError, OSError, msgspec.MsgspecError):
+            raise UpstreamDown("engine_gone") from None
+
     async def erase(self, slot: int) -> None:
         """Empty a slot's cache; waits until the slot is free."""
         await self._call(f"/slots/{slot}?action=erase", {})
@@ -83,7 +141,9 @@ class EngineClient:
     @asynccontextmanager
     async def completion(self, body: dict[str, Any]) -> AsyncGenerator[AsyncGenerator[bytes]]:
         """The bytes of one streamed completion; leaving the context stops the engine's work."""
-        async with self._post("/v1/completions", body) as answer:
+        # Only the engine's own dialect takes a prompt that is more than text or tokens.
+        path = "/completion" if isinstance(body["prompt"], dict) else "/v1/completions"
+        async with self._post(path, body) as answer:
             yield _bytes(answer)
 
     async def _call(self, path: str, body: dict[str, Any]) -> bytes:

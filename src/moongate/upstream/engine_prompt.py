@@ -7,6 +7,7 @@ as JSON lines in the system turn, calls and results as marked text. Knows no soc
 """
 
 import json
+import secrets
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,6 +19,9 @@ from moongate.core.sealed import Sealed
 
 CALL_OPENING: Final = "<tool_call>\n"
 CALL_CLOSING: Final = "\n</tool_call>"
+
+PICTURE: Final = f"\0{secrets.token_hex(16)}\0"
+"""Stands in a turn's text for a picture; no client knows it."""
 
 _NUDGE: Final = "Answer in plain words with this result."
 """After a tool's result; without it the small model tends to write code or the call again."""
@@ -46,8 +50,11 @@ def named_opening(name: str) -> str:
     return f'{CALL_OPENING}{{"name": {json.dumps(name)}, "arguments": '
 
 
-def turns(request: Request) -> tuple[Turn, ...]:
-    """The conversation without a partial last message: never two turns of one speaker in a row."""
+def turns(request: Request, *, sees: bool = False) -> tuple[Turn, ...]:
+    """The conversation without a partial last message: never two turns of one speaker in a row.
+
+    Where the model ``sees``, ``PICTURE`` stands for each picture; else UpstreamRefused is raised.
+    """
     out: list[Turn] = []
     listing = _tools_text(request)
     messages = request.messages[:-1] if prefill(request) is not None else request.messages
@@ -55,7 +62,7 @@ def turns(request: Request) -> tuple[Turn, ...]:
         out.append(Turn("system", listing))
         listing = ""
     for message in messages:
-        role, text = _turn(message)
+        role, text = _turn(message, sees=sees)
         if listing:
             text = f"{text}\n\n{listing}"
             listing = ""
@@ -88,18 +95,18 @@ def chatml(turns: Sequence[Turn], opening: str, marks: Marks, speaker: str = "")
     return pieces
 
 
-def _turn(message: Message) -> tuple[str, str]:
-    _refuse_pictures(message)
+def _turn(message: Message, *, sees: bool) -> tuple[str, str]:
+    said = _said(message, sees=sees)
     match message.role:
         case "system" | "developer":
-            return "system", message.text()
+            return "system", said
         case "tool":
-            return "user", f"<tool_response>\n{message.text()}\n</tool_response>\n{_NUDGE}"
+            return "user", f"<tool_response>\n{said}\n</tool_response>\n{_NUDGE}"
         case "assistant":
-            pieces = [message.text(), *(_call_text(call) for call in message.tool_calls)]
+            pieces = [said, *(_call_text(call) for call in message.tool_calls)]
             return "assistant", "\n".join(piece for piece in pieces if piece)
         case _:
-            return "user", message.text()
+            return "user", said
 
 
 def _call_text(call: Call) -> str:
@@ -121,10 +128,15 @@ def _tool_line(tool: Tool) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _refuse_pictures(message: Message) -> None:
-    if isinstance(message.content, tuple):
-        for part in message.content:
-            if isinstance(part, ImagePart):
-                raise UpstreamRefused("unsupported_ability", ability="images")
-            if isinstance(part, VideoPart):
-                raise UpstreamRefused("unsupported_ability", ability="video")
+def _said(message: Message, *, sees: bool) -> str:
+    """The message's text, its pictures by their mark."""
+    if not isinstance(message.content, tuple):
+        return message.text()
+    said: list[str] = []
+    for part in message.content:
+        if isinstance(part, VideoPart):
+            raise UpstreamRefused("unsupported_ability", ability="video")
+        if isinstance(part, ImagePart) and not sees:
+            raise UpstreamRefused("unsupported_ability", ability="images")
+        said.append(PICTURE if isinstance(part, ImagePart) else part.text)
+    return "".join(said)

@@ -49,37 +49,51 @@ class OwnTemplate:
 
     async def tokens(self, turns: Sequence[Turn], opening: str, speaker: str) -> list[int]:
         """The prompt. Raises UpstreamError."""
-        opening = f"{speaker}: {opening}" if speaker else opening
+        texts, told = await self.parts(turns, opening, speaker)
+        frames = await split(self._client, texts, special=True)
+        bodies = await split(self._client, told)
+        out = frames[0]
+        for body, frame in zip(bodies, frames[1:], strict=True):
+            out += body + frame
+        return out
+
+    async def parts(
+        self, turns: Sequence[Turn], opening: str, speaker: str
+    ) -> tuple[list[str], list[str]]:
+        """What the template writes, and what stands between: one text fewer. Raises UpstreamError.
+
+        Only the template's own texts may spell control tokens.
+        """
         mark = f"x{secrets.token_hex(8)}x"
         messages = [
             {"role": turn.role, "content": f"{mark}{index}z"} for index, turn in enumerate(turns)
         ]
         text = await self._client.apply_template(messages)
-        parts = re.split(rf"{mark}(\d+)z", text)
-        frames = await self._split(parts[::2], special=True)
-        bodies = await self._split([_told(turns[int(index)]) for index in parts[1::2]])
-        out = frames[0]
-        for body, frame in zip(bodies, frames[1:], strict=True):
-            out += body + frame
-        if opening:
-            out += await self._client.tokenize([opening])
-        return out
+        pieces = re.split(rf"{mark}(\d+)z", text)
+        frames, told = pieces[::2], [_told(turns[int(index)]) for index in pieces[1::2]]
+        if opening or speaker:
+            frames.append("")
+            told.append(f"{speaker}: {opening}" if speaker else opening)
+        return frames, told
 
-    async def _split(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
-        """Token ids of each text, in one call."""
-        if not texts:
-            return []
-        content: list[int | str] = []
-        for text in texts:
-            content += [text, _GAP]
-        ids = await self._client.tokenize(content[:-1], special=special, begin=special)
-        out: list[list[int]] = [[]]
-        for id in ids:
-            if id == _GAP:
-                out.append([])
-            else:
-                out[-1].append(id)
-        return out
+
+async def split(
+    client: EngineClient, texts: Sequence[str], *, special: bool = False
+) -> list[list[int]]:
+    """Token ids of each text, in one call. Raises UpstreamError."""
+    if not texts:
+        return []
+    content: list[int | str] = []
+    for text in texts:
+        content += [text, _GAP]
+    ids = await client.tokenize(content[:-1], special=special, begin=special)
+    out: list[list[int]] = [[]]
+    for id in ids:
+        if id == _GAP:
+            out.append([])
+        else:
+            out[-1].append(id)
+    return out
 
 
 def _told(turn: Turn) -> str:
