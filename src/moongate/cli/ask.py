@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from moongate.cli import options, screen
+from moongate.cli import options, packing, screen
 from moongate.cli.desk import Desk
 from moongate.cli.line import Line, Refusal, Unanswered, refusal
 from moongate.core.errors import UpstreamProtocolError
@@ -29,6 +29,20 @@ _URL = "http://127.0.0.1:8000/v1"
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Text file to send along; may be given several times.",
 )
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="F",
+    help='Picture to look at: a file, an http(s) address, or "-" for stdin; may be given several '
+    "times.",
+)
+@click.option(
+    "--schema",
+    metavar="F",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with a JSON Schema: the answer is JSON that fits it.",
+)
 @click.option("--system", metavar="S", help="System message.")
 @click.option("--model", metavar="M", help="Model.  [default: the first on offer]")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
@@ -38,6 +52,8 @@ def command(
     *,
     prompt: str,
     files: tuple[Path, ...],
+    images: tuple[str, ...],
+    schema: Path | None,
     system: str | None,
     model: str | None,
     no_stream: bool,
@@ -51,10 +67,11 @@ def command(
     MOONGATE_URL and MOONGATE_API_KEY name another server and a key; the key alone goes to
     the server that runs here.
     """
+    asked = {"role": "user", "content": packing.packed(prompt, files, images)}
+    form = packing.schema(schema)
     line = _line(options.desk(home, config))
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": _packed(prompt, files)})
-    body: dict[str, Any] = {"model": model or _first(line), "messages": messages}
+    messages = [{"role": "system", "content": system}, asked] if system else [asked]
+    body: dict[str, Any] = {"model": model or _first(line), "messages": messages, **form}
     if no_stream or as_json:
         answer = line.call("POST", "/v1/chat/completions", body=body)
         if as_json:
@@ -95,23 +112,6 @@ def _first(line: Line) -> str:
     if not models:
         raise Refusal("The server offers no model.")
     return str(models[0]["id"])
-
-
-def _packed(prompt: str, files: tuple[Path, ...]) -> str:
-    """The prompt behind the files' text, each under its name."""
-    if prompt == "-":
-        prompt = sys.stdin.read()
-    if not prompt.strip():
-        raise click.UsageError("The prompt is empty.")
-    parts = []
-    for file in files:
-        try:
-            parts.append(f"--- {file} ---\n{file.read_text(encoding='utf-8')}")
-        except UnicodeDecodeError:
-            raise click.UsageError(f"{file} is not UTF-8 text.") from None
-        except OSError as error:
-            raise click.UsageError(f"{file}: {(error.strerror or 'unreadable')}.") from None
-    return "\n\n".join([*parts, prompt])
 
 
 def _whole(answer: dict[str, Any]) -> None:
