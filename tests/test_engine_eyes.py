@@ -24,6 +24,7 @@ from moongate.core.request import (
 )
 from moongate.upstream.engine_prompt import PICTURE
 from picture_kit import png, url, webp
+from serving_kit import serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -184,3 +185,48 @@ async def test_a_projector_that_is_none_is_told_at_the_start(tmp_path):
             home=tmp_path, model=tmp_path / "kimi.gguf", projector=tmp_path / "eyes.gguf"
         ):
             raise AssertionError("it started")
+
+
+OWN = """
+[server]
+port = 0
+[[upstreams]]
+name = "embedded"
+kind = "embedded"
+data_policy = "self-hosted"
+[embedded]
+slots = 2
+model = "kimi.gguf"
+projector = "eyes.gguf"
+"""
+
+
+async def test_over_http_what_is_estimated_is_billed(tmp_path):
+    tiny_kimi.write(tmp_path / "kimi.gguf")
+    tiny_eyes.write(tmp_path / "eyes.gguf")
+    picture = {"type": "image_url", "image_url": {"url": url(png(112, 84))}}
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    body = {
+        "model": "kimi-k2.5",
+        "max_completion_tokens": 3,
+        "messages": [
+            {"role": "user", "content": [picture, {"type": "text", "text": "And?"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": [picture]},
+        ],
+    }
+    async with serve(tmp_path, OWN) as served:
+        head = {"authorization": f"Bearer {served.key}"}
+        estimate = f"{served.url}/tokenizers/estimate-token-count"
+        reply = await served.http.post(estimate, json=body, headers=head)
+        estimated = (await reply.json())["data"]["total_tokens"]
+        for cached in (0, estimated - 1):
+            reply = await served.post(body)
+            assert reply.status == 200, await reply.text()
+            usage = (await reply.json())["usage"]
+            assert (usage["prompt_tokens"], usage["cached_tokens"]) == (estimated, cached)
+        body["messages"][0]["content"][0] = {"type": "image_url", "image_url": url(webp())}
+        told = (await (await served.post(body)).json())["error"]
+        assert (told["code"], "PNG" in told["message"]) == ("unsupported_image", True)
+        assert "odd_usage" not in served.log.getvalue()
+        await served.sound()

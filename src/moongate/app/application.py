@@ -22,6 +22,7 @@ from moongate.app.firsts import first_key, seed_prices
 from moongate.app.looking import look, look_again
 from moongate.app.parts import (
     Announce,
+    make_eyes,
     make_office,
     make_router,
     make_store,
@@ -35,7 +36,7 @@ from moongate.app.words import callable_host, summary
 from moongate.core.cards import Ability
 from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.ids import new_id
-from moongate.core.ports import NO_FILES, Clock, Store, SystemClock, Upstream
+from moongate.core.ports import Clock, Store, SystemClock, Upstream
 from moongate.gateway import Gateway
 from moongate.home import Home
 from moongate.ledger.book import Book
@@ -43,8 +44,6 @@ from moongate.ledger.journal import Journal
 from moongate.ledger.slices import Slices
 from moongate.ledger.sweep import Sweep
 from moongate.log import Log
-from moongate.media.eyes import Eyes
-from moongate.media.fetch import Fetcher
 from moongate.metrics import Metrics
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
@@ -96,12 +95,9 @@ class Application:
         ledger = settings.ledger
         self.journal = Journal(home.journal)
         self.book = Book(
-            self.store,
-            self.clock,
-            new_id("srv_", self.clock.now_ms()),
-            Slices(ledger.hold_first, ledger.hold_step, ledger.hold_low),
-            self.journal,
-        )
+            self.store, self.clock, new_id("srv_", self.clock.now_ms()),
+            Slices(ledger.hold_first, ledger.hold_step, ledger.hold_low), self.journal,
+        )  # fmt: skip
         self.sweep = Sweep(
             self.store,
             self.book,
@@ -128,7 +124,7 @@ class Application:
             unretained=settings.unretained(),
             wishing=frozenset(settings.routing.preferences),
             tokenizers=make_tokenizers(settings),
-            eyes=Eyes(Fetcher() if settings.media.fetch else None, NO_FILES),
+            eyes=make_eyes(settings),
         )
         self.office = make_office(
             settings, self.store, self.keys, self.clock, self.catalog, self.upstreams, pepper,

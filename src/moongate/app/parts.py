@@ -7,9 +7,11 @@ from moongate.access.keys import Keys, derive
 from moongate.admin import Means, Office, Operator
 from moongate.app.words import callable_host
 from moongate.core.errors import ConfigurationError
-from moongate.core.ports import Clock, Store, Upstream
+from moongate.core.ports import NO_FILES, Clock, Store, Upstream
 from moongate.home import Home
 from moongate.ledger.receipt import Signer
+from moongate.media.eyes import Eyes
+from moongate.media.fetch import Fetcher
 from moongate.meter import tokenizer
 from moongate.meter.tokenizer import Tokenizer
 from moongate.route.catalog import Catalog
@@ -89,6 +91,11 @@ def make_router(settings: Settings, health: Health, clock: Clock, pepper: bytes)
             if table.draining:
                 health.drain(place)
     return Router(seats, health, clock, derive(pepper, "affinity"))
+
+
+def make_eyes(settings: Settings) -> Eyes:
+    """What brings pictures and videos. Nothing can be uploaded yet."""
+    return Eyes(Fetcher() if settings.media.fetch else None, NO_FILES)
 
 
 def make_tokenizers(settings: Settings) -> dict[str, Tokenizer]:
