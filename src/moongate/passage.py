@@ -13,8 +13,13 @@ from typing import Final, Literal
 import msgspec
 
 from moongate.core.errors import (
+from moongate.core.errors import (
+    NotAsPromised,
     UpstreamError,
     UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamRefused,
+)
     UpstreamProtocolError,
     UpstreamRefused,
 )
@@ -22,7 +27,6 @@ from moongate.core.events import Event, Failed, Finished, Text, Thinking, ToolAr
 from moongate.core.ports import Clock, Upstream
 from moongate.cover import Cover
 from moongate.delivery import Pulse, Streamed
-from moongate.guarantee import NotAsPromised
 from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.route import plan

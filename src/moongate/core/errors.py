@@ -7,7 +7,9 @@
     │   ├── UpstreamOverloaded   429 or 503: try elsewhere or later
     │   ├── UpstreamTimeout      it stayed silent too long
     │   ├── UpstreamProtocolError  it sent what its dialect does not allow
+    │   │   └── NotAsPromised        its model's answer is not what was asked
     │   └── UpstreamRefused      a 400 that is the client's to fix; carries the row's code
+    │       └── UpstreamTooLong      prompt and cap do not fit there; carries its own numbers
     ├── ClientLeft           the client hung up, or read too slowly
     ├── LedgerUnavailable    the store cannot commit now; nothing was charged
     └── ConfigurationError   start-up cannot go on; the text is for the operator
@@ -215,6 +217,15 @@ class UpstreamProtocolError(UpstreamError):
     retriable = False
 
 
+class NotAsPromised(UpstreamProtocolError):
+    """The model's answer is not what was asked: no fault of the upstream's health."""
+
+    unhealthy = False
+
+    def __init__(self) -> None:
+        super().__init__("not_as_promised")
+
+
 class UpstreamRefused(UpstreamError):
     """It refused the request itself: ``row`` is the code of :data:`ROWS` that the client gets."""
 
@@ -224,6 +235,29 @@ class UpstreamRefused(UpstreamError):
         super().__init__(row)
         self.row = row
         self.facts: dict[str, Any] = dict(facts)
+
+
+class UpstreamTooLong(UpstreamRefused):
+    """Prompt and output cap do not fit its window, by its own count: tokens, where it told them.
+
+    ``prompt`` is what it counted, at least that many where not ``exact``; ``total`` is the sum of
+    prompt and cap, where it told that alone. The client may yet be told row 22.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int | None = None,
+        prompt: int | None = None,
+        total: int | None = None,
+        exact: bool = True,
+    ) -> None:
+        super().__init__(
+            "context_length_exceeded",
+            needs="more" if prompt is None and total is None else total or prompt or 0,
+            limit="the model's window" if limit is None else limit,
+        )
+        self.limit, self.prompt, self.total, self.exact = limit, prompt, total, exact
 
 
 class ClientLeft(MoongateError):
