@@ -119,6 +119,10 @@ ROWS: Final[dict[str, Row]] = {
 _SPELLING: Final = {"stream_interrupted": "upstream_error", "oversized_header": "invalid_header"}
 
 
+CODES: Final = frozenset(_SPELLING.get(key, key) for key in ROWS)
+"""Every code that a client can see."""
+
+
 class MoongateError(Exception):
     """The root of the tree."""
 

@@ -94,6 +94,28 @@ def header(text: str, names: Collection[str] | None) -> Header | int:
     return max(at, empty) if at < 0 else _id(text, space(text, at), names)
 
 
+def opens(text: str) -> bool:
+    """Whether ``text`` begins with the beginning of a section or a call."""
+    return literal(text, 0, BEGINS) > 0
+
+
+def empty(text: str) -> bool:
+    """Whether ``text`` begins with a section without calls."""
+    found = header(text, None)
+    return isinstance(found, Header) and found.name is None
+
+
+def among_words(text: str, found: Header | int, *, called: bool) -> Header | int:
+    """``found`` at the head of ``text`` where words stand before it.
+
+    Before any word an empty section is the model's own way to call nothing. Behind words it is one
+    of them, unless a parser took the calls out of it: these have ``called``, or come next.
+    """
+    if not isinstance(found, Header) or found.name is not None:
+        return found
+    return NO if called or text[found.end :].strip() else MORE
+
+
 def _id(text: str, at: int, names: Collection[str] | None) -> Header | int:
     found = _ID_CHARS.match(text, at)
     end = found.end() if found else at

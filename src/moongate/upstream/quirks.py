@@ -39,7 +39,7 @@ class Quirks(msgspec.Struct, frozen=True):
     ``partial``: as a message field, by template prefill, or refused. ``cache``: how prompt caches
     are told apart: by the client's key, or by a salt per tenant. ``reasoning``: the names under
     which replayed reasoning is sent. ``builtins``: whether built-in functions exist there.
-    ``mfjs``: whether a strict schema must be of Moonshot's subset there.
+    ``mfjs``: whether a strict schema must be of Moonshot's subset there, and a function needs one.
     ``references``: address schemes that media may have. ``media``: fields of a media object.
     ``forward``: fields unknown to us that its API documents.
     """
