@@ -30,6 +30,10 @@ NO: Final = -2  # below MORE: of two questions the more hopeful answer is the la
 POSSIBLE: Final = re.compile(r"<(?:\Z|\|(?:\Z|t)|/?(?:\Z|t(?:\Z|h)))")
 """Where a marker may begin, as far as a glance can tell."""
 
+QUOTING: Final = frozenset(" `'\"(<“「")
+QUOTED: Final = frozenset("`'\")>,.;:”」")
+"""What stands before and behind a mark that is only spoken of."""
+
 _SPACE: Final = re.compile(r"\s{0,16}")
 _ID_CHARS: Final = re.compile(r"[\w.$:-]{0,160}")
 _ID: Final = re.compile(r"(?:functions\.)?([a-zA-Z_$][\w$-]{0,127}):\d{1,9}|\d{1,9}", re.ASCII)

@@ -18,8 +18,6 @@ from moongate.upstream import marker_grammar as grammar
 from moongate.upstream.marker_grammar import BrokenSection, Header, Json
 from moongate.upstream.marker_text import Held, joined
 
-_QUOTING: Final = frozenset(" `'\"(<“「")
-_QUOTED: Final = frozenset("`'\")>,.;:”」")
 _AT_ONCE: Final = 2_048  # of a piece is read at a time: what is behind prose has to be moved
 _State = Literal["prose", "arguments", "section"]
 
@@ -166,11 +164,11 @@ class _Choice:
         if end < 0:
             return False if end == grammar.MORE else None
         if thinks:
-            if self.last and self.last[-1] in _QUOTING:
+            if self.last and self.last[-1] in grammar.QUOTING:
                 return None
             if end == len(text):
                 return False
-            if self._held.run > end and text[end] in _QUOTED:
+            if self._held.run > end and text[end] in grammar.QUOTED:
                 return None
             self._inside, self._over = False, True
         self._held.take(end)
@@ -209,11 +207,9 @@ class _Choice:
             self._argue("{}", out)
 
     def _call(self, name: str, out: list[Event]) -> None:
-        self._leaked += 1
-        self._calls += 1
-        out.append(
-            ToolCall(self._calls - 1, "", name, self._types.get(name, "function"), self._index)
-        )
+        self._leaked, self._calls = self._leaked + 1, self._calls + 1
+        kind = self._types.get(name, "function")
+        out.append(ToolCall(self._calls - 1, "", name, kind, self._index))
 
     def _argue(self, text: str, out: list[Event]) -> None:
         if self._unnamed is None:
