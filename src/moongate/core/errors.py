@@ -242,15 +242,16 @@ class UpstreamRefused(UpstreamError):
 
 
 class UpstreamTooLong(UpstreamRefused):
-    """Prompt and output cap do not fit its window, by its own count: tokens, where it told them.
+    """Prompt and output cap do not fit in its window, as it counts: tokens, as far as it told them.
 
-    ``prompt`` is what it counted, at least that many where not ``exact``; ``total`` is the sum of
-    prompt and cap, where it told that alone. The client may yet be told row 22.
+    ``prompt`` is the prompt alone, or the least that it is where not ``exact``; ``total`` is prompt
+    and cap together. ``facts`` fill row 22, should the client be told.
     """
 
     def __init__(
         self,
         *,
+        needs: int | None = None,
         limit: int | None = None,
         prompt: int | None = None,
         total: int | None = None,
@@ -258,7 +259,7 @@ class UpstreamTooLong(UpstreamRefused):
     ) -> None:
         super().__init__(
             "context_length_exceeded",
-            needs="more" if prompt is None and total is None else total or prompt or 0,
+            needs="more" if needs is None else needs,
             limit="the model's window" if limit is None else limit,
         )
         self.limit, self.prompt, self.total, self.exact = limit, prompt, total, exact
