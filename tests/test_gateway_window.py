@@ -53,8 +53,10 @@ def caps(scripted: ScriptedServer) -> list[int]:
     return [body.get("max_completion_tokens", body.get("max_tokens")) for body in bodies]
 
 
-async def served_ok(served: Served, stream: bool, **more: Any) -> tuple[Any, dict[str, str]]:
-    reply = await served.post(ask(stream=stream, **more))
+async def served_ok(
+    served: Served, stream: bool, text: str = "Moons?", **more: Any
+) -> tuple[Any, dict[str, str]]:
+    reply = await served.post(ask(text, stream=stream, **more))
     raw = await reply.read()
     assert reply.status == 200, raw
     if stream:
@@ -149,9 +151,9 @@ async def test_what_is_named_as_dropped_is_what_the_answering_upstream_dropped(
     ):
         more = {"seed": 7, "safety_identifier": "u", "store": True}
         for name, dropped in (("second", "safety_identifier,store"), ("first", "seed,store")):
-            _, headers = await served_ok(served, name == "second", **more)
+            _, headers = await served_ok(served, name == "second", f"Say {name}.", **more)
             assert headers["x-moongate-upstream"] == name
             assert headers["x-moongate-dropped"] == dropped
         form = {"response_format": {"type": "json_object"}, "stop": "x"}
-        reply = await served.post(ask(**more, **form))
+        reply = await served.post(ask("Say more.", **more, **form))
         assert reply.headers["x-moongate-dropped"] == "stop,seed,store"
