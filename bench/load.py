@@ -15,8 +15,10 @@ import base64
 import json
 import os
 import re
+import struct
 import sysconfig
 import time
+import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,11 +31,24 @@ LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 WARM_NS = 2_000_000_000
 
 
+def picture(size: int) -> bytes:
+    """A png of one pixel and ``size`` bytes of noise beside it."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)),
+        (b"noIs", os.urandom(size)),
+        (b"IDAT", zlib.compress(b"\0\0")),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
 def content(options: argparse.Namespace) -> object:
     """What the user says: a sentence, the source of this Python, or a picture of noise."""
     if options.image:
-        picture = base64.b64encode(os.urandom(options.image * 3 // 4)).decode()
-        url = f"data:image/png;base64,{picture}"
+        url = f"data:image/png;base64,{base64.b64encode(picture(options.image * 3 // 4)).decode()}"
         return [{"type": "image_url", "image_url": {"url": url}}]
     if not options.code:
         return options.prompt

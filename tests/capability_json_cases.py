@@ -1,13 +1,19 @@
 """Rows of the capability matrix: structured output and partial mode."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
+import msgspec
 from jsonschema import Draft202012Validator
 
 from capability_kit import Place, feature
 from capability_request_cases import OFF, user
 from capability_tools_cases import QUESTION, ROOM, WEATHER, checked
+from moongate.upstream import embedded
+from moongate.upstream.engine_goal import Goal, constraint
 
 JSON_AREA = "Structured output"
 CITY: dict[str, Any] = {
@@ -174,16 +180,41 @@ SAID = f"text {json.dumps(GOOD)}\nfinish stop"
 )
 async def broken_promises(place: Place) -> None:
     form = json_schema(CITY)
-    got = await place.both(f"{SORRY}\n---\n{SAID}", response_format=form, **ROOM)
-    Draft202012Validator(CITY).validate(json.loads(got.text))
-    if place.http:  # the engine is held to its grammar, so it has no such answer
-        assert (got.text, got.usage["attempts"]) == (GOOD, 2)
-        got = await place.whole(f"{SORRY}\n---\n{SORRY}", response_format=form)
-        assert (got.status, got.error["code"]) == (502, "upstream_error")
-        assert (await place.served.usage())[-1].charge_nanos == 0
+    if not place.http:
+        with grammars({"const": "I am sorry."}, CITY):
+            await broken_promises_of(place, form, "", "")
+        return
+    await broken_promises_of(place, form, f"{SORRY}\n---\n{SAID}", f"{SORRY}\n---\n{SORRY}")
     fenced = f"text {json.dumps(f'```json{chr(10)}{GOOD}{chr(10)}```')}\nfinish stop"
     got = await place.both(fenced, response_format=form, **ROOM)
-    Draft202012Validator(CITY).validate(json.loads(got.text))
+    assert got.text == GOOD
+
+
+async def broken_promises_of(place: Place, form: dict[str, Any], mended: str, broken: str) -> None:
+    """Of the first answers, streamed and not, the second one holds; later ones all break."""
+    for ask in (place.whole, place.stream):
+        got = await ask(mended, messages=QUESTION, response_format=form, **ROOM)
+        Draft202012Validator(CITY).validate(json.loads(got.text))
+        assert got.usage["attempts"] == 2
+        row = (await place.served.usage())[-1]
+        assert (row.attempts, row.charge_nanos) == (2, got.usage["cost_nanos"])
+        assert row.spoiled_nanos > 0
+    got = await place.whole(broken, messages=QUESTION, response_format=form, **ROOM)
+    assert (got.status, got.error["code"]) == (502, "upstream_error")
+    assert (await place.served.usage())[-1].charge_nanos == 0
+
+
+@contextlib.contextmanager
+def grammars(wrong: dict[str, Any], right: dict[str, Any]) -> Iterator[None]:
+    """Holds the engine's answers to these schemas instead, two answers twice, and then to wrong."""
+    left = [wrong, right, wrong, right]
+
+    def instead(goal: Goal, tokens: int) -> dict[str, Any]:
+        schema = left.pop(0) if left else wrong
+        return constraint(msgspec.structs.replace(goal, schema=schema), tokens)
+
+    with patch.object(embedded, "constraint", instead):
+        yield
 
 
 PARTIAL_AREA = "Partial mode"

@@ -54,7 +54,8 @@ PLAIN: Final = """
 id = "text-only"
 window = 8192
 output_tokens_default = 64
-abilities = []
+family = "other"
+abilities = ["tools", "thinking"]
 targets = [{{ upstream = "{kind}", model = "kimi-k2.5" }}]
 price = {{ input = "0.48", cached = "0.10", output = "2.00" }}
 """

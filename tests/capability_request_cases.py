@@ -211,6 +211,8 @@ async def thinking_off(place: Place) -> None:
         assert (got.sent["temperature"], got.sent["top_p"]) == (0.6, 0.95)
     elif place.kind == "moonshot":
         assert got.sent["thinking"] == OFF
+    elif place.kind == "openai":  # it knows no switch, and the client is told
+        assert got.headers["x-moongate-dropped"] == "thinking"
 
 
 FIXED = {"top_p": 0.95, "n": 1, "presence_penalty": 0, "frequency_penalty": 0}
@@ -230,7 +232,8 @@ async def fixed_sampling(place: Place) -> None:
         for policy in ("standard", "strict", "lenient"):
             got = await place.whole(OK, key=policy, temperature=temperature, **FIXED, **mode)
             assert got.status == 200, got.body
-            assert "x-moongate-dropped" not in got.headers
+            told = "thinking" if (place.kind, thinking) == ("openai", "disabled") else None
+            assert got.headers.get("x-moongate-dropped") == told
 
 
 @feature(AREA, "Another value is 400 in Moonshot's words, on `standard` and `strict` keys")

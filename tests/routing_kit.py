@@ -64,10 +64,11 @@ def config(
     upstream: str,
     more: Mapping[str, str | int],
     rest: str,
+    policies: Mapping[str, str],
 ) -> str:
     tables = "".join(
         f'[[upstreams]]\nname = "{name}"\nkind = "vllm"\nbase_url = "{address}"\n'
-        f'data_policy = "self-hosted"\n{upstream.replace("NAME", name)}\n'
+        f'data_policy = "{policies.get(name, "self-hosted")}"\n{upstream.replace("NAME", name)}\n'
         for name, address in addresses.items()
     )
     said = {
@@ -92,6 +93,7 @@ async def pool(
     upstream: str = "",
     targets: Mapping[str, str | int] = MappingProxyType({}),
     rest: str = "",
+    policies: Mapping[str, str] = MappingProxyType({}),
     clock: Clock | None = None,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Pool]:
@@ -109,6 +111,6 @@ async def pool(
             )
             servers[name] = await stack.enter_async_context(script)
         addresses = {name: server.base_url for name, server in servers.items()}
-        text = config(addresses, order, upstream, targets, rest)
+        text = config(addresses, order, upstream, targets, rest, policies)
         served = await stack.enter_async_context(serve(tmp_path, text, clock=clock, env=env))
         yield Pool(served, servers, scripts)

@@ -13,6 +13,11 @@ name = "u"
 kind = "openai"
 base_url = "http://127.0.0.1:9/v1"
 """
+KEY = """
+[[upstreams.credentials]]
+name = "k"
+api_key_env = "K"
+"""
 MODEL = """
 [[models]]
 id = "m"

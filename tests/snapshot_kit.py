@@ -51,7 +51,11 @@ async def taken(place: Place, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def script_for(fields: dict[str, Any]) -> str:
-    """An answer of the format that is asked for, from where the last message leaves off."""
+    """An answer as it is asked for, from where the last message leaves off, or a call."""
+    choice = fields.get("tool_choice")
+    if choice == "required" or isinstance(choice, dict):
+        name = (fields["tools"][0] if choice == "required" else choice)["function"]["name"]
+        return f'tool {name} {{"at": "Io"}}\nfinish tool_calls'
     if fields.get("response_format", {"type": "text"})["type"] == "text":
         return "text Io.\nfinish stop"
     last = fields.get("messages", [{}])[-1]

@@ -223,7 +223,9 @@ async def test_a_prompt_without_room_is_refused_before_money_moves(tmp_path: Pat
         assert await served.usage() == []
 
 
-async def test_without_a_tokenizer_a_cap_that_cannot_fit_is_made_to_fit(tmp_path: Path) -> None:
+async def test_without_a_tokenizer_a_cap_that_may_not_fit_is_lowered_by_the_estimate(
+    tmp_path: Path,
+) -> None:
     async with (
         ScriptedServer("text ok") as scripted,
         serve(tmp_path, config(scripted, tmp_path, kind="")) as served,
@@ -231,9 +233,15 @@ async def test_without_a_tokenizer_a_cap_that_cannot_fit_is_made_to_fit(tmp_path
         reply = await estimate(served, ask("x" * 400))
         assert reply.headers["x-moongate-exact"] == "false"
         assert (await reply.json())["data"]["total_tokens"] == 100
-        bound = tokens.count(Request("m", (Message("user", "the moon"),)), WINDOW).bound
-        for asked, cap in [(WINDOW - 1, WINDOW - 1), (WINDOW, WINDOW - bound)]:
-            assert (await served.post(ask(max_completion_tokens=asked))).status == 200
+        found = tokens.count(Request("m", (Message("user", "the moon"),)), WINDOW)
+        # An eighth of the room at most is kept for doubt about the estimate.
+        room = WINDOW - found.tokens
+        kept = min(room // 8, 160, found.bound - found.tokens)
+        assert kept > 100
+        for asked, cap in [(1500, 1500), (WINDOW - 1, room - kept), (WINDOW, room - kept)]:
+            reply = await served.post(ask(max_completion_tokens=asked))
+            assert reply.status == 200
+            assert ("x-moongate-clamped" in reply.headers) == (cap < asked)
             assert sent(scripted)[-1]["max_completion_tokens"] == cap
 
 

@@ -2,12 +2,16 @@
 
 import asyncio
 import random
+import threading
 from pathlib import Path
 
 import pytest
 
+from moongate.app import looking
 from moongate.core.ports import ManualClock
+from moongate.core.request import Request
 from moongate.route.health import COOL_S, FAULTS_MAX
+from moongate.route.prefix import Prefix
 from routing_kit import WORDS, Pool, conversation, pool
 
 FOUR = ("a", "b", "c", "d")
@@ -54,6 +58,7 @@ async def test_a_conversation_stays_leaves_on_failure_and_returns(
             word = dice.choice(WORDS)
             talks[word] += ["Io.", f"More, {dice.random()}."]
             assert await around.say(*talks[word]) == homes[word]
+        assert any('kind="prefix"' in labels for labels in around.metric("moongate_routed_total"))
         broken = homes[word]
         around.scripts[broken] = "status 500"
         for _ in range(FAULTS_MAX):
@@ -257,3 +262,36 @@ async def test_two_gateways_that_share_nothing_but_the_pepper_agree(tmp_path: Pa
         again = {word: await two.say(f"Tell me of {word}.", "Io.", "More.") for word in WORDS}
     assert {word: said[word] for word in WORDS} == again
     assert len(set(again.values())) > 1
+
+
+async def test_a_look_that_goes_well_brings_the_trial_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path, "a", "b", order="listed", clock=ManualClock()) as around:
+        await break_in(around, "a")
+        around.scripts["a"] = "text Io."
+        assert await around.say("Still?") == "b"
+        monkeypatch.setattr(looking, "COOL_S", 0.01)
+        chore = asyncio.create_task(
+            looking.look_again(around.served.app.router, around.served.app.upstreams)
+        )
+        async with asyncio.timeout(5):
+            while not around.served.app.health.alive("a"):
+                await asyncio.sleep(0.01)
+        chore.cancel()
+        assert await around.say("Now?") == "a"
+
+
+async def test_a_large_prompt_is_hashed_beside_the_loop(tmp_path: Path) -> None:
+    async with pool(tmp_path, "a") as around:
+        hashed: list[bool] = []
+        real = around.served.app.router.prefix
+
+        def watched(tenant: str, request: Request) -> Prefix:
+            hashed.append(threading.current_thread() is threading.main_thread())
+            return real(tenant, request)
+
+        around.served.app.router.prefix = watched  # type: ignore[method-assign]  # it is watched
+        await around.say("Io?")
+        await around.say("Io " * 40_000)
+        assert hashed == [True, False]

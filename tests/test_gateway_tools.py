@@ -18,7 +18,7 @@ from serving_kit import ONE_UPSTREAM, Served, ask, serve
 from test_examples import THREE_ROUNDS, TOOLS
 from wire_kit import check_stream
 
-KIMI = ("moonshot", "vllm", "sglang")
+KIMI = ("moonshot", "vllm", "sglang", "openai")
 CALLED = ["search_codebase", "read_file", "read_file", "write_file"]
 IDS = [
     "functions.search_codebase:0",
@@ -39,13 +39,20 @@ def leaked(*calls: tuple[str, str]) -> str:
 
 @asynccontextmanager
 async def standing(
-    tmp_path: Path, script: Any, kind: str = "moonshot", look: Look | None = None
+    tmp_path: Path,
+    script: Any,
+    kind: str = "moonshot",
+    look: Look | None = None,
+    family: str = "",
 ) -> AsyncIterator[tuple[ScriptedServer, Served, AsyncOpenAI]]:
     """A scripted upstream that refuses what Moonshot would, Moongate before it, and an SDK."""
     strict = kind == "moonshot"
     async with (
         ScriptedServer(script, look=look, rules=strict, refuse=strict) as scripted,
-        serve(tmp_path, ONE_UPSTREAM.format(kind=kind, base_url=scripted.base_url)) as served,
+        serve(
+            tmp_path,
+            ONE_UPSTREAM.format(kind=kind, base_url=scripted.base_url) + f'family = "{family}"\n',
+        ) as served,
         AsyncOpenAI(base_url=served.url, api_key=served.key, max_retries=0) as api,
     ):
         yield scripted, served, api
@@ -148,8 +155,10 @@ async def test_a_zero_retention_key_leaves_no_reasoning_behind(tmp_path: Path) -
         assert repr(served.app.gateway.replay) == "Replay(0 entries, 0 bytes)"
 
 
-async def test_another_model_is_sent_what_the_client_sent(tmp_path: Path) -> None:
-    async with standing(tmp_path, rounds(THREE_ROUNDS), "openai", Look(ids="call")) as (
+@pytest.mark.parametrize("kind", ["openai", "vllm"])
+async def test_another_model_is_sent_what_the_client_sent(tmp_path: Path, kind: str) -> None:
+    look = Look(ids="call")
+    async with standing(tmp_path, rounds(THREE_ROUNDS), kind, look, "other") as (
         scripted,
         served,
         api,

@@ -64,14 +64,22 @@ async def test_what_cannot_be_granted_is_a_400_that_names_the_header(
 
 
 async def test_a_wish_goes_before_the_cache_and_never_around_the_policy(tmp_path: Path) -> None:
-    async with pool(tmp_path, *FOUR, rest=MAY) as around:
-        home = await around.say("Io?")
+    async with pool(tmp_path, *FOUR, rest=MAY, policies={"d": "none"}) as around:
+        home = await around.say("Io?", x_moongate_ignore="d")
         other = next(name for name in FOUR if name != home)
         assert await around.say("Io?", "Io.", "More?", x_moongate_order=other) == other
         _, strict = await around.served.app.keys.create(
             account="default", name="z", zero_retention=True
         )
         assert await around.say("Io?", key=strict, x_moongate_upstream=home) == home
+        for at in range(8):
+            assert await around.say(f"{at}?", key=strict, x_moongate_order="d") != "d"
+        asked = around.asked("d")
+        reply = await around.served.post(
+            conversation("Io?"), authorization=f"Bearer {strict}", **{"x-moongate-upstream": "d"}
+        )
+        assert (reply.status, (await reply.json())["error"]["param"]) == (400, "x-moongate-only")
+        assert around.asked("d") == asked
 
 
 async def test_a_cut_answers_cached_tokens_are_inferred(tmp_path: Path) -> None:

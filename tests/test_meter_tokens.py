@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moongate.core.errors import Refused
+from moongate.core.errors import Refused, UpstreamTooLong
 from moongate.core.request import (
     Call,
     Format,
@@ -21,7 +21,7 @@ from moongate.core.request import (
 )
 from moongate.meter import images, template, tokens, videos
 from moongate.meter.tokenizer import Tokenizer
-from moongate.meter.tokens import Count, cap, count
+from moongate.meter.tokens import Count, cap, count, lowered
 from test_meter_images import png, url
 from vocabulary_kit import small_tokenizer
 
@@ -249,11 +249,17 @@ CAPS = [
     (Count.exactly(100), 900, 1000, 900),
     (Count.exactly(100), 901, 1000, 900),
     (Count.exactly(999), 500, 1000, 1),
-    # Not known exactly: what may fit is left to the upstream, what cannot is surely made to fit.
-    (Count(100, 200, 300), 850, 1000, 850),
-    (Count(100, 200, 300), 900, 1000, 900),
-    (Count(100, 200, 300), 901, 1000, 700),
-    (Count(100, 200, 1000), 901, 1000, 900),
+    # Not known exactly: the best estimate and some doubt, an eighth of the room at most.
+    (Count(100, 200, 300), 600, 1000, 600),
+    (Count(100, 200, 300), 850, 1000, 700),
+    (Count(100, 200, 220), 850, 1000, 780),
+    (Count(100, 200, 1000), 901, 1000, 700),
+    (Count(1, 50_000, 200_000), 262_144, 262_144, 262_144 - 50_000 - 160 - 12_500),
+    (Count(1, 50_000, 200_000), 131_072, 262_144, 131_072),
+    # By the estimate next to nothing is left, and still it may fit: the upstream will say.
+    (Count(1, 262_143, 262_144), 100_000, 262_144, 32_767),
+    (Count(100, 1000, 1000), 500, 1000, 112),
+    (Count(998, 999, 1000), 500, 1000, 1),
 ]
 
 
@@ -262,6 +268,31 @@ def test_a_cap_is_lowered_to_the_room_left(
     prompt: Count, wanted: int, window: int, expected: int
 ) -> None:
     assert cap(prompt, wanted, window) == expected
+
+
+TOO_LONG = [
+    # prompt, cap, what the upstream told -> the cap to ask with again
+    (Count(1, 20, 300), 900, UpstreamTooLong(limit=1000, prompt=150, total=1050), 850),
+    (Count(1, 20, 300), 900, UpstreamTooLong(limit=1000, prompt=999), 1),
+    (Count(1, 20, 300), 900, UpstreamTooLong(limit=1000, total=1010), 890),
+    (Count(1, 20, 300), 900, UpstreamTooLong(limit=1000), 700),
+    (Count(1, 20, 300), 900, UpstreamTooLong(limit=1000, prompt=101, exact=False), 700),
+    (Count(1, 200, 5000), 900, UpstreamTooLong(limit=1000, prompt=101, exact=False), 449),
+    (Count(1, 200, 5000), 900, UpstreamTooLong(limit=1000), 450),
+    # The prompt alone is too long, or nothing was told that helps.
+    (Count(1, 20, 300), 900, UpstreamTooLong(limit=1000, prompt=1000), None),
+    (Count(1, 20, 300), 900, UpstreamTooLong(limit=1000, total=1901), None),
+    (Count(1, 20, 300), 900, UpstreamTooLong(prompt=100), None),
+    (Count.exactly(100), 900, UpstreamTooLong(limit=1000), None),
+    (Count(1, 20, 300), 10, UpstreamTooLong(limit=1000, prompt=500), None),
+]
+
+
+@pytest.mark.parametrize(("prompt", "asked_for", "error", "expected"), TOO_LONG)
+def test_what_the_upstream_tells_lowers_the_cap_once_more(
+    prompt: Count, asked_for: int, error: UpstreamTooLong, expected: int | None
+) -> None:
+    assert lowered(asked_for, prompt, error) == expected
 
 
 def test_without_room_the_refusal_has_both_figures_and_the_words_that_agents_match() -> None:

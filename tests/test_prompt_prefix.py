@@ -19,8 +19,8 @@ import pytest
 from moongate.upstream import pieces
 from moongate.upstream.quirks import QUIRKS
 from moongate.upstream.scripted import ScriptedServer
+from picture_kit import png, url
 from serving_kit import ONE_UPSTREAM, Served, serve
-from test_meter_images import png, url
 
 Body = dict[str, Any]
 REASONING = ("reasoning_content", "reasoning")
@@ -126,7 +126,7 @@ STORIES = {
         LOOP,
         ["And?", "Bye"],
         TOOLS,
-        ({}, {"tool_choice": "auto"}, {"tool_choice": "none", "max_completion_tokens": 900}),
+        ({}, {"tool_choice": "auto"}, {"tool_choice": "none", "max_completion_tokens": 900}, {}),
     ),
     "pictures": Story([SYSTEM, {"role": "user", "content": PICTURES}], SAID, ["a", "b", "c"]),
     "JSON now and then": Story(
@@ -254,10 +254,10 @@ async def test_each_turn_begins_with_what_the_one_before_was_sent(
             assert bytes(before.chat_template_kwargs) == bytes(after.chat_template_kwargs)
     keys = {one.prompt_cache_key for one in sent if one.prompt_cache_key is not None}
     assert len(keys) <= 1
-    check_what_was_said(kind, sent, name)
+    check_what_was_said(sent, name)
 
 
-def check_what_was_said(kind: Any, sent: list[Sent], name: str) -> None:
+def check_what_was_said(sent: list[Sent], name: str) -> None:
     """An answer goes back as it was written, so that its tokens are the ones that are cached."""
     if not name.startswith("an agent that"):
         return
@@ -267,9 +267,8 @@ def check_what_was_said(kind: Any, sent: list[Sent], name: str) -> None:
     assert other["function"]["arguments"] == '{"z":-0.0,"path":"b"}'
     last = history(sent[2].messages)[-2]["tool_calls"][0]
     assert last["function"]["arguments"] == r'{"path":"\u00fc\/x","a":12345678901234567890}'
-    if QUIRKS[kind].kimi:
-        assert [call["id"] for call in (one, other, last)] == [
-            "functions.search:0", "functions.read_file:1", "functions.search:2",
-        ]  # fmt: skip
-        assert first["reasoning_content"] == "I shall look for two things."
+    assert [call["id"] for call in (one, other, last)] == [
+        "functions.search:0", "functions.read_file:1", "functions.search:2",
+    ]  # fmt: skip
+    assert first["reasoning_content"] == "I shall look for two things."
     assert b'"z":{"type":"number","maximum":1000.0,"minimum":-0.5}' in bytes(sent[0].tools)

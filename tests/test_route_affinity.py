@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moongate.core.ports import ManualClock
 from moongate.core.request import Call, ImagePart, Message, Request, TextPart, Tool
 from moongate.route.affinity import LIFE_S, Affinity, Known
-from moongate.route.choice import Limits, Place, choose, rendezvous
+from moongate.route.choice import Limits, Place, State, choose, rendezvous
 from moongate.route.loads import Loads
 from moongate.route.prefix import BLOCK, LAST, Prefix, prefix
 
@@ -198,6 +198,29 @@ def test_a_conversation_stays_leaves_when_it_must_and_comes_back() -> None:
         )
         assert choose(places, longer, both)[0].place == chosen[0].place
         assert choose(up(), longer, both)[0].place == "u3"
+
+
+STATES: tuple[State, ...] = ("up", "up", "up", "full", "draining", "ejected")
+
+
+@given(st.data())
+def test_a_history_of_trouble_never_moves_a_conversation_without_cause(data: st.DataObject) -> None:
+    """Whatever happened meanwhile: a home that is well again is where the conversation goes."""
+    held = Affinity(ManualClock())
+    texts = ["Io?"]
+    home = choose(up(), of(said(*texts)), Known(), 8)[0].place
+    held.remember(of(said(*texts)), home)
+    for turn in range(data.draw(st.integers(1, 8))):
+        texts += ["A moon.", f"And {turn}?"]
+        request = of(said(*texts))
+        places = [Place(name, state=data.draw(st.sampled_from(STATES))) for name in NAMES]
+        order = choose(places, request, held.known(request), 8)
+        assert sorted(choice.place for choice in order) == sorted(NAMES)
+        well = {place.name for place in places if place.state == "up"}
+        assert order[0].place in well or not well
+        if home in well:
+            assert (order[0].place, order[0].reason) == (home, "prefix")
+        held.remember(request, order[0].place)
 
 
 def test_a_home_that_holds_little_is_not_gone_back_to() -> None:

@@ -14,7 +14,7 @@ from moongate.settings import Secret, Settings, load
 from moongate.settings.read import Reading, fields, unused
 from moongate.settings.secret import shown, without_password
 from moongate.settings.tables import Alerts
-from settings_kit import MODEL, UP, complaint, read
+from settings_kit import KEY, MODEL, UP, complaint, read
 
 
 def test_without_a_file_the_engine_answers():
@@ -154,6 +154,32 @@ def test_secrets_from_a_file_and_left_alone_when_not_wanted(tmp_path):
     assert read(tmp_path, UP + 'api_key_env = "NO"', secrets=False).upstreams[0].api_key is None
     (tmp_path / "key").write_text("\n")
     assert "is an empty file." in complaint(tmp_path, UP + 'api_key_file = "key"')
+
+
+def test_several_credentials_are_places_of_one_upstream(tmp_path):
+    (tmp_path / "key").write_text("sk-file\n")
+    text = (
+        UP
+        + KEY.replace('api_key_env = "K"', 'api_key_file = "key"\nconcurrency_max = 3')
+        + KEY.replace('"k"', '"l"')
+        + MODEL.replace('model = "x"', 'model = "x", weight = 2, cost = "0.30"')
+    )
+    settings = read(tmp_path, text, {"K": "sk-env"})
+    up = settings.upstreams[0]
+    secrets = {place: one.api_key for place, one in up.places().items()}
+    assert {place: key and key.reveal() for place, key in secrets.items()} == {
+        "u/k": "sk-file",
+        "u/l": "sk-env",
+    }
+    assert [up.room(one) for one in up.credentials] == [3, 64]
+    assert settings.cards()[0].targets == (
+        Target("u/k", "x", weight=2, cost=300),
+        Target("u/l", "x", weight=2, cost=300),
+    )
+    assert {target.name for target in settings.cards()[0].targets} == {"u"}
+    assert "sk-" not in repr(settings) + str(settings.effective())
+    assert list(read(tmp_path, UP).upstreams[0].places()) == ["u"]
+    assert "names a variable that is not set" in complaint(tmp_path, UP + KEY)
 
 
 def test_a_secret_does_not_slip_out():

@@ -6,7 +6,7 @@ import pytest
 
 from moongate.core.errors import ConfigurationError
 from moongate.settings import load
-from settings_kit import MODEL, UP, complaint
+from settings_kit import KEY, MODEL, UP, complaint
 
 BAD = [
     ("[server]\nprot = 1", 'server.prot is not a setting; did you mean "port"?'),
@@ -83,6 +83,36 @@ BAD = [
         "upstreams[0] is the embedded engine: it takes no forward list.",
     ),
     (UP + UP, "upstreams[1].name is used twice; every upstream needs a name of its own."),
+    (UP + KEY + KEY, "upstreams[0].credentials[1].name is used twice; every credential needs"),
+    (UP + KEY.replace('"k"', '"a/b"'), "upstreams[0].credentials[0].name takes letters, digits"),
+    (
+        UP + KEY + 'api_key_file = "f"',
+        "upstreams[0].credentials[0] takes one of api_key_env and api_key_file.",
+    ),
+    (
+        UP + 'api_key_env = "K"\n' + KEY,
+        "upstreams[0] names an API key of its own beside its credentials; move it into one.",
+    ),
+    (
+        '[[upstreams]]\nname = "u"\nkind = "embedded"\n' + KEY,
+        "upstreams[0] is the embedded engine: it takes no credentials.",
+    ),
+    (
+        UP + KEY.replace("api_key_env", "api_key"),
+        "upstreams[0].credentials[0].api_key is not a setting: no secret stands in this file;",
+    ),
+    (
+        UP + MODEL.replace('model = "x"', 'model = "x", cost = "cheap"'),
+        "models[0].targets[0].cost takes USD per million tokens in quotes, like",
+    ),
+    (
+        UP + MODEL.replace('model = "x"', 'model = "x", weight = 0'),
+        "models[0].targets[0].weight takes a whole number from 1 to 1000",
+    ),
+    (
+        UP + MODEL + 'order = "random"',
+        'models[0].order takes one of "cost", "latency", "listed", "weighted"',
+    ),
     (UP.replace("http:", "ftp:"), "upstreams[0].base_url takes an http(s) address"),
     (UP.replace("127.0.0.1:9", "me:pw@h"), "upstreams[0].base_url holds a user or password"),
     (UP.replace("/v1", "/v1?x=1"), "upstreams[0].base_url ends at its path"),

@@ -165,6 +165,39 @@ def test_prose_about_markers_passes_as_it_is(prose: str) -> None:
     assert read(pieces(Thinking, thought, range(0, len(thought), 7))).thinking == thought
 
 
+EMPTY = f"{BEGIN}{END}"
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        f"It writes {EMPTY}",
+        f"It writes {EMPTY}, and nothing within.",
+        f"It writes {BEGIN} {END}",
+        f"`{BEGIN_ONE}{END_ONE}`\n",
+        f"Twice: {EMPTY}{EMPTY}",
+        f"Or {EMPTY}{END}",
+    ],
+)
+def test_a_section_without_a_call_among_words_is_one_of_them(prose: str) -> None:
+    for cuts in ((), (3,), (len(BEGIN),), (len(BEGIN) + 4,), range(len(prose))):
+        choice = read(pieces(Text, prose, cuts))
+        assert (choice.text, choice.calls, choice.reason) == (prose, (), "stop")
+        choice = read([*pieces(Thinking, prose, cuts), Text("So.")])
+        assert (choice.thinking, choice.text) == (prose, "So.")
+
+
+def test_a_section_out_of_which_a_parser_took_the_calls_vanishes() -> None:
+    taken = [ToolCall(0, "a", "get_time"), ToolArgs(0, "{}")]
+    for events in (
+        [Text("Look."), *pieces(Text, EMPTY, (9,)), *taken],
+        [Text("Look."), *taken, *pieces(Text, EMPTY, (9,))],
+        [Text("Look."), *pieces(Text, BEGIN + OSLO + END + EMPTY, (9,))],
+    ):
+        choice = read(events, "tool_calls")
+        assert (choice.text, len(choice.calls)) == ("Look.", 1)
+
+
 def test_without_tools_on_offer_a_section_is_prose() -> None:
     text = f"{BEGIN}{OSLO}{END}"
     choice = read(pieces(Text, text, range(len(text))), tools=())

@@ -16,6 +16,7 @@ from moongate.core.errors import (
     UpstreamOverloaded,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamTooLong,
 )
 from moongate.upstream.refusals import STATUSES, TYPES, refusal, retry_after_s
 
@@ -173,7 +174,7 @@ LENGTHS: list[tuple[str, Any, Any]] = [
      "and your prompt contains at least 8129 input tokens, for a total of at least 8193 tokens."),
      8193, 8192),
     (("This model's maximum context length is 4096 tokens. However, your request has 5000 input "
-     "tokens."), "more", 4096),
+     "tokens."), 5000, 4096),
     (("Requested token count exceeds the model's maximum context length of 202752 tokens. You "
      "requested a total of 202941 tokens: 170941 tokens from the input messages and 32000 tokens "
      "for the completion."), 202941, 202752),
@@ -182,6 +183,28 @@ LENGTHS: list[tuple[str, Any, Any]] = [
     ("request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it",
      9000, 8192),
 ]  # fmt: skip
+
+
+COUNTS = [
+    # What it told: the prompt alone, prompt and cap together, and whether the prompt was counted.
+    (None, None, True),
+    (None, None, True),
+    (None, 250_001, True),
+    (112_946, 122_946, True),
+    (8129, 8193, False),
+    (5000, None, True),
+    (170_941, 202_941, True),
+    (516_368, None, True),
+    (9000, None, True),
+]
+
+
+@pytest.mark.parametrize(("length", "counts"), list(zip(LENGTHS, COUNTS, strict=True)))
+def test_a_prompt_too_long_is_told_with_its_counts(length: Any, counts: Any) -> None:
+    error = refusal(400, {}, moonshot(400, "invalid_request_error", length[0])[1])
+    assert isinstance(error, UpstreamTooLong)
+    limit = length[2] if isinstance(length[2], int) else None
+    assert (error.prompt, error.total, error.exact, error.limit) == (*counts, limit)
 
 
 @pytest.mark.parametrize(("message", "needs", "limit"), LENGTHS)

@@ -1,17 +1,20 @@
 """Reasoning that clients drop is put back: the right one, for a while, within bounds."""
 
+import asyncio
 import json
+import threading
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from moongate.core.events import Finished, Text, Thinking, ToolArgs, ToolCall
 from moongate.core.ports import Ask, ManualClock
-from moongate.core.request import Call, Message, TextPart, Tool
+from moongate.core.request import Call, ImagePart, Message, TextPart, Tool
 from moongate.upstream import replay
 from moongate.upstream.kimi_rules import complaints
-from moongate.upstream.quirks import shape
+from moongate.upstream.quirks import QUIRKS, shape
 from moongate.upstream.replay import HEADER, Replay, tell
 from moongate.wire.chat import ChatCodec
 from upstream_kit import an_ask
@@ -46,11 +49,11 @@ def answered(memory: Replay, ask: Ask, thinking: str, *calls: Call) -> None:
         watch.see([ToolCall(at, call.id, call.name), ToolArgs(at, call.arguments[:half])])
         watch.see([ToolArgs(at, call.arguments[half:])])
     watch.see([Finished("tool_calls")])
-    watch.end()
+    asyncio.run(watch.end())
 
 
 def mend(memory: Replay, ask: Ask, *, kept: bool = True) -> Ask:
-    request, repaired = memory.mend(ask.tenant, ask.request, kept=kept)
+    request, repaired = asyncio.run(memory.mend(ask.tenant, ask.request, kept=kept))
     return msgspec.structs.replace(ask, request=request, repaired=repaired)
 
 
@@ -79,7 +82,7 @@ def test_dropped_reasoning_is_restored_and_named(memory: Replay) -> None:
     assert headers == {HEADER: "messages[1].reasoning_content"}
 
 
-@pytest.mark.parametrize("kind", ["moonshot", "vllm", "sglang"])
+@pytest.mark.parametrize("kind", sorted(QUIRKS))
 def test_the_repaired_message_is_this(memory: Replay, kind: Any) -> None:
     mended = mend(memory, ask_of(USER, asks(look("Rome", "x")), result(id="x")))
     body = shape(ChatCodec().write_request(mended.request), mended, kind)
@@ -99,17 +102,48 @@ def test_the_repaired_message_is_this(memory: Replay, kind: Any) -> None:
     assert kind != "moonshot" or complaints(body) == []
 
 
-def test_a_kind_that_does_not_ask_for_it_is_sent_what_the_client_sent(memory: Replay) -> None:
-    ask = ask_of(USER, asks(look()), result(), asks(look("Rome"), thinking="mine"), result())
-    mended = mend(memory, ask)
-    assert thoughts(mended) == ["I must look.", "mine"]
-    body = shape(ChatCodec().write_request(mended.request), mended, "openai")
-    assert body == shape(ChatCodec().write_request(ask.request), ask, "openai")
+@pytest.mark.parametrize("kind", sorted(QUIRKS))
+def test_another_model_is_sent_what_the_client_sent(memory: Replay, kind: Any) -> None:
+    loop = (asks(look(id="a")), result(id="a"), asks(look("Rome", "b"), thinking="mine"))
+    ask = ask_of(USER, *loop, result(id="b"), family="other")
+    body = shape(ChatCodec().write_request(ask.request), ask, kind)
+    calls = [m["tool_calls"][0]["id"] for m in body["messages"] if "tool_calls" in m]
+    assert (
+        calls == ["a", "b"] == [m["tool_call_id"] for m in body["messages"] if "tool_call_id" in m]
+    )
     assert "reasoning_content" not in body["messages"][1]
     assert body["messages"][3]["reasoning_content"] == "mine"
+    assert memory.watch(ask) is None
+
+
+def test_an_engine_that_reads_no_messages_was_sent_no_repair(memory: Replay) -> None:
+    mended = mend(memory, ask_of(USER, asks(look()), result()))
     headers = {HEADER: "of the attempt before"}
-    tell(headers, mended, "openai")
+    tell(headers, mended, "embedded")
     assert headers == {}
+
+
+def test_what_is_long_is_hashed_beside_the_loop_and_piece_by_piece(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, threads = Replay(clock), []
+    hashed = memory._keys
+
+    def keys(*args: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return hashed(*args)
+
+    monkeypatch.setattr(memory, "_keys", keys)
+    for size in (1000, 20_000_000):
+        picture = ImagePart("data:image/png;base64," + "A" * size)
+        user = Message("user", (TextPart("What is it?"), picture))
+        call = look("Oslo" * (size // 8))
+        answered(memory, ask_of(user), "I must look.", call)
+        assert thoughts(mend(memory, ask_of(user, asks(call), result()))) == ["I must look."]
+    assert threads == [True, True, False, False]
+    digest = Mock()
+    replay._take_essence(digest, user)
+    assert 0 < max(len(fed.args[0]) for fed in digest.update.mock_calls) <= 262_144
 
 
 @pytest.mark.parametrize(
@@ -158,7 +192,7 @@ def test_only_the_current_loop_is_repaired_and_only_what_is_missing(memory: Repl
     old = (USER, asks(look()), result(), Message("assistant", "4°C."))
     loop = (asks(look(), thinking=""), result(), asks(look(), thinking="mine"), result())
     done = ask_of(*old, USER, *loop)
-    assert memory.mend("tenant-a", done.request) == (done.request, ())
+    assert asyncio.run(memory.mend("tenant-a", done.request)) == (done.request, ())
     open_loop = ask_of(*old, USER, *loop, asks(look("Rome")), result())
     mended = mend(memory, open_loop)
     assert thoughts(mended) == [None, "", "mine", ""]
@@ -166,7 +200,7 @@ def test_only_the_current_loop_is_repaired_and_only_what_is_missing(memory: Repl
     prefix = ask_of(USER, asks(look()), result(), Message("assistant", "It", partial=True))
     assert thoughts(mend(memory, prefix)) == ["I must look."]
     instant = ask_of(USER, asks(look()), result(), thinking=False)
-    assert memory.mend("tenant-a", instant.request)[0] is instant.request
+    assert asyncio.run(memory.mend("tenant-a", instant.request))[0] is instant.request
 
 
 def test_what_may_not_be_kept_is_not_looked_up_either(memory: Replay) -> None:
@@ -255,7 +289,7 @@ def test_what_calls_nothing_or_thinks_nothing_is_not_kept(clock: ManualClock) ->
         watch = memory.watch(ask_of(USER))
         assert watch is not None
         watch.see(events)
-        watch.end()
+        asyncio.run(watch.end())
     assert repr(memory) == "Replay(0 entries, 0 bytes)"
 
 

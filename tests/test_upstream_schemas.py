@@ -1,10 +1,12 @@
 """Schemas on their way to Moonshot: strict where its own API takes them, loose where not."""
 
+import json
 from typing import Any
 
 import pytest
 
 from moongate.core.request import Format, Tool
+from moongate.upstream.kimi_rules import complaints
 from moongate.upstream.quirks import QUIRKS, shape
 from moongate.wire.chat import ChatCodec
 from moongate.wire.schema.mfjs import is_mfjs
@@ -102,3 +104,16 @@ def sent_to(kind: Any, schema: dict[str, Any], strict: bool | None) -> list[dict
     function, form = body["tools"][0]["function"], body["response_format"]["json_schema"]
     assert function["parameters"] == schema == form["schema"]
     return [function, form]
+
+
+def test_moonshot_is_told_what_a_function_takes_even_when_it_did_not_say() -> None:
+    ask = an_ask(tools=(Tool("now"),))
+    written = ChatCodec().write_request(ask.request)
+    before = json.dumps(written)
+    for kind in QUIRKS:
+        (tool,) = shape(written, ask, kind)["tools"]
+        said = {"type": "object", "properties": {}} if kind == "moonshot" else None
+        assert tool["function"].get("parameters") == said
+    assert complaints(shape(written, ask, "moonshot")) == []
+    assert json.dumps(written) == before
+    assert ChatCodec().read_request(before.encode()).tools == ask.request.tools

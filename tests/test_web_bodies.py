@@ -4,7 +4,6 @@ How long anything takes is for ``bench/context.py`` to say; here it is counted.
 """
 
 import asyncio
-import base64
 import io
 import json
 import random
@@ -29,6 +28,7 @@ from moongate.upstream.scripted import ScriptedServer, Seen
 from moongate.web import body as bodies
 from moongate.wire import fields
 from moongate.wire.chat import ChatCodec
+from picture_kit import chunk, png, url
 from serving_kit import ONE_UPSTREAM, Served, ask, serve
 from stall_kit import probing
 
@@ -215,7 +215,7 @@ async def test_waiting_for_room_is_no_slowness_of_the_clients(
 def conversation(size: int) -> dict[str, Any]:
     """A picture and code, about ``size`` characters of each."""
     noise = random.Random(1).randbytes(size * 3 // 4)
-    picture = {"url": f"data:image/png;base64,{base64.b64encode(noise).decode()}"}
+    picture = {"url": url(png(8, 8, chunk(b"noIs", noise)))}
     code = 'print("\\n", [{"a": \'☾\'}])\n' * (size // 26)
     return {
         "model": "kimi-k2.5",

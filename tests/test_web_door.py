@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from moongate.core.errors import ConfigurationError, Refused
+from moongate.core.errors import ROWS, ConfigurationError, Refused
 from moongate.upstream.scripted import ScriptedServer
 from moongate.web.openapi import document
 from moongate.web.routes import ROUTES, Route, Router, check
@@ -284,7 +284,15 @@ async def test_models_health_metrics_and_reference(served: Served) -> None:
         'moongate_requests_total{model="kimi-k2.5",outcome="done",upstream="moonshot"} 1.0' in text
     )
     async with served.http.get(f"{base}/openapi.json") as reply:
-        assert (await reply.json())["openapi"].startswith("3.1")
+        described = await reply.json()
+    assert described["openapi"].startswith("3.1")
+    facts = dict.fromkeys(
+        ("thing", "dimension", "byte", "limit", "what", "needs", "keyword", "ability", "formats"), 1
+    )
+    error = described["components"]["schemas"]["Error"]["properties"]["error"]
+    told = error["properties"]["code"]["enum"]
+    assert set(told) == {Refused(key, **facts).code for key in ROWS}
+    assert not {"stream_interrupted", "oversized_header"} & set(told)  # words of ours
     for path in ("/healthz", "/readyz", "/"):
         async with served.http.get(base + path) as reply:
             assert reply.status == 200

@@ -40,6 +40,7 @@ ALIASES = {
     "passage": "gateway",
     "cover": "gateway",
     "guarantee": "gateway",
+    "choosing": "gateway",
     "guarded": "gateway",
     "__main__": "cli",
 }

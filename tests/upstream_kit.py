@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+from moongate.core.cards import Family
 from moongate.core.events import Event, Fold, Used
 from moongate.core.ports import Ask
 from moongate.core.request import Message, Request
@@ -13,7 +14,7 @@ from moongate.wire.chat import ChatCodec
 KEY = "sk-canary-7f3e"
 
 
-def an_ask(*messages: Message, cap: int = 1000, **fields: Any) -> Ask:
+def an_ask(*messages: Message, cap: int = 1000, family: Family = "kimi", **fields: Any) -> Ask:
     request = Request(
         model="kimi-k2.5",
         messages=messages or (Message(role="user", content="Name three moons"),),
@@ -25,6 +26,7 @@ def an_ask(*messages: Message, cap: int = 1000, **fields: Any) -> Ask:
         model="kimi-k2.5",
         output_tokens_max=cap,
         tenant="tenant-a",
+        family=family,
     )
 
 

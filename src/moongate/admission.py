@@ -114,7 +114,9 @@ class Admission:
         kept = not principal.zero_retention
         # After the abilities, so that nothing is fetched that cannot be used.
         request = await self._eyes.bring(request, principal.account, keep=kept, admit=admit)
-        request, repaired = self._replay.mend(tenant, request, kept=kept)
+        repaired: tuple[int, ...] = ()
+        if offer.card.family == "kimi":
+            request, repaired = await self._replay.mend(tenant, request, kept=kept)
         return Chosen(request, offer, (steps[0], *fit), left_out, tenant, repaired, prefix)
 
     async def _prefix(self, tenant: str, request: Request, offer: Offer) -> Prefix:
@@ -149,10 +151,9 @@ class Admission:
         prompt = await self._counting.prompt(request, offer, chosen.steps)
         wanted = request.output_tokens_max or offer.output_tokens_default
         cap = tokens.cap(prompt, wanted, offer.window)
-        ask = Ask(visit.id, request, first.model, cap, chosen.tenant, chosen.repaired)
-        dropped = (*chosen.left_out, *self._upstreams[first.upstream].dropped(request))
-        if dropped:
-            headers["x-moongate-dropped"] = ",".join(dropped)
+        ask = Ask(
+            visit.id, request, first.model, cap, chosen.tenant, chosen.repaired, offer.card.family
+        )  # fmt: skip
         if cap < wanted:
             headers["x-moongate-clamped"] = "max_completion_tokens"
         now = (self._clock.monotonic_s(), self._clock.now_ms())
@@ -165,7 +166,7 @@ class Admission:
         tokenizer = self._counting.tokenizer(offer, chosen.steps)
         return Job(
             principal, offer, chosen.steps, ask, prompt, tokenizer, delivery, headers, *now,
-            chosen.prefix, berth,
+            chosen.prefix, berth, left_out=chosen.left_out,
         )  # fmt: skip
 
     def _facts(self, upstream: str) -> Facts:

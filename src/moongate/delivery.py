@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from moongate.core.errors import ClientLeft, Refused
-from moongate.core.events import Event, Failed, Finished, Fold, Started, Used
+from moongate.core.events import Event, Failed, Finished, Fold, Started, Thinking, Used
 from moongate.core.money import Bill
 from moongate.core.ports import Clock, Codec, Head, Reply
 
@@ -109,7 +109,8 @@ class Streamed:
         if len(content) != len(events):
             self._finishes += [e for e in events if isinstance(e, Finished)]
         if content:
-            self.told = True
+            # An empty piece (some write one to say that there is no reasoning) tells nothing.
+            self.told = self.told or any(type(e) is not Thinking or e.text for e in content)
             await self._put(self._writer.write(content))
 
     def draft(self, bill: Bill) -> None:

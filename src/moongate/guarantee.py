@@ -1,9 +1,10 @@
-"""Structured output is a promise: JSON where it was asked for, arguments that fit their tool.
+"""Structured output is a promise: JSON where it was asked for, the calls that were asked for.
 
 The guard sees an answer's events before the client does, and holds every JSON text in them to what
-the request asks (see ``guarded``). It makes nothing up: it leaves out what stands around a value,
-and says ``broken`` where the answer is not as promised. It refuses to know upstreams and money, and
-whether there will be another attempt.
+the request asks (see ``guarded``), and every call to the tools and the choice among them (see
+``choosing``). It makes nothing up: it leaves out what stands around a value, and says ``broken``
+where the answer is not as promised. It refuses to know upstreams and money, and whether there will
+be another attempt.
 """
 
 import asyncio
@@ -12,8 +13,18 @@ from typing import Final
 
 import msgspec
 
-from moongate.core.errors import Refused, UpstreamProtocolError
-from moongate.core.events import Event, Finished, Text, ToolArgs, ToolCall
+from moongate.choosing import Choosing
+from moongate.core.errors import Refused
+from moongate.core.events import (
+    Event,
+    Finished,
+    Started,
+    Text,
+    Thinking,
+    ToolArgs,
+    ToolCall,
+    Used,
+)
 from moongate.core.request import Request
 from moongate.guarded import GuardedText, Piece, Wanted
 from moongate.wire.json_text import JsonText
@@ -22,15 +33,8 @@ _INLINE_CHARS: Final = 8192
 """A longer text is parsed in a thread."""
 _NO_ARGUMENTS: Final = Piece("{}", "{}")
 """Some models call a tool that takes nothing with no arguments at all."""
-
-
-class NotAsPromised(UpstreamProtocolError):
-    """The model's answer is not what was asked: no fault of the upstream's health."""
-
-    unhealthy = False
-
-    def __init__(self) -> None:
-        super().__init__("not_as_promised")
+_FREE: Final = frozenset({Started, Text, Thinking, Used})
+"""Events that pass as they are where nothing is asked of the text."""
 
 
 class Guard:
@@ -46,6 +50,9 @@ class Guard:
         if self._content is not None and not _begins(self._prefix, self._content):
             at = f"messages[{len(request.messages) - 1}].content"
             raise Refused("unsuitable_prefix", at)
+        self._choosing = Choosing(request)
+        if self._choosing.forced:
+            self._content = None  # what is said beside a call is not held to the format
         self._tools = {
             tool.name: Wanted(None if tool.strict is False else tool.parameters)
             for tool in request.tools
@@ -58,30 +65,43 @@ class Guard:
     def restart(self) -> None:
         """Forget an attempt."""
         self.broken = False
+        self._choosing.restart()
         self._texts: dict[int, GuardedText] = {}
         self._calls: dict[tuple[int, int], GuardedText] = {}
 
     async def take(self, events: Iterable[Event]) -> list[Event]:
         """What of ``events`` may go to the client now."""
+        events = list(events)
+        choosing = self._choosing
+        free = self._content is None and not (choosing.forced or choosing.never)
+        if free and all(type(event) in _FREE for event in events):
+            return events
         out: list[Event] = []
-        if self._content is None and not self._tools:
-            return list(events)
         for event in events:
             if self.broken:
                 break
-            if isinstance(event, Text) and self._content is not None:
-                text = self._text(event.choice, self._content)
-                await self._pass(text, text.feed(event.text), event, out)
+            if isinstance(event, Text):
+                await self._say(event, out)
             elif isinstance(event, ToolCall):
                 self._open(event, out)
-            elif isinstance(event, ToolArgs) and (event.choice, event.index) in self._calls:
-                text = self._calls[event.choice, event.index]
-                await self._pass(text, text.feed(event.text), event, out)
+            elif isinstance(event, ToolArgs):
+                if (event.choice, event.index) in self._calls:
+                    text = self._calls[event.choice, event.index]
+                    await self._pass(text, text.feed(event.text), event, out)
+                elif not choosing.never:
+                    out.append(event)
             elif isinstance(event, Finished):
                 await self._finish(event, out)
             else:
                 out.append(event)
         return out
+
+    async def _say(self, event: Text, out: list[Event]) -> None:
+        if self._content is not None:
+            text = self._text(event.choice, self._content)
+            await self._pass(text, text.feed(event.text), event, out)
+        elif self._choosing.say(event):
+            out.append(event)
 
     def _text(self, choice: int, wanted: Wanted) -> GuardedText:
         if choice not in self._texts:
@@ -90,12 +110,16 @@ class Guard:
 
     def _open(self, event: ToolCall, out: list[Event]) -> None:
         """A call begins: what was said before it is no answer yet."""
+        self.broken = not self._choosing.call(event.name, event.choice)
+        if self.broken or self._choosing.never:
+            return
+        out += self._choosing.release(event.choice)
         if self._content is not None:
             text = self._text(event.choice, self._content)
             _put(Text("", event.choice), text.release(), out)
         out.append(event)
         if event.type == "function":  # what the platform runs itself is the platform's to write
-            wanted = self._tools.get(event.name) or Wanted()
+            wanted = self._tools[event.name]
             self._calls[event.choice, event.index] = GuardedText(wanted)
 
     async def _pass(
@@ -122,6 +146,15 @@ class Guard:
         if self._content is not None and not texts:
             texts = [(self._text(choice, self._content), Text("", choice))]
         cut = event.reason not in ("stop", "tool_calls")
+        if cut:
+            out += self._choosing.release(choice)
+        else:
+            answers = self._content is not None
+            reason = self._choosing.end(event.reason, choice, answers=answers)
+            if reason is None:
+                self.broken = True
+                return
+            event = event if reason == event.reason else Finished(reason, choice)
         for text, like in texts:
             if text.whole:
                 continue

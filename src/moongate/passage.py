@@ -13,16 +13,17 @@ from typing import Final, Literal
 import msgspec
 
 from moongate.core.errors import (
+    NotAsPromised,
     UpstreamError,
     UpstreamOverloaded,
     UpstreamProtocolError,
     UpstreamRefused,
+    UpstreamTooLong,
 )
 from moongate.core.events import Event, Failed, Finished, Text, Thinking, ToolArgs, ToolCall
 from moongate.core.ports import Clock, Upstream
 from moongate.cover import Cover
 from moongate.delivery import Pulse, Streamed
-from moongate.guarantee import NotAsPromised
 from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.route import plan
@@ -76,7 +77,7 @@ class Passage:
         if not tap.finished:
             raise UpstreamProtocolError("no_finish")
         if job.watch is not None:
-            job.watch.end()
+            await job.watch.end()
         await cover.catch_up(tap.count)
         return "done"
 
@@ -127,6 +128,9 @@ class Passage:
                 return
             except UpstreamError as error:
                 again = self._failed(job, error, tried)
+                if isinstance(error, UpstreamTooLong) and job.lower(error):
+                    job.tap.restart()
+                    continue
                 if isinstance(error, NotAsPromised) and job.may_ask_again:
                     job.ask_again()
                     tried += 1
@@ -147,6 +151,7 @@ class Passage:
         self.metrics.routed.labels(job.upstream, step.reason).inc()
         job.headers["x-moongate-upstream"] = job.upstream
         tell(job.headers, job.ask, upstream.kind)
+        job.name_dropped(upstream.dropped(job.ask.request))
         job.watch = self._watch(job, upstream)
         facts = upstream.facts()
         job.headers["x-moongate-data-policy"] = facts.data_policy

@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Final, Literal
 
+import msgspec
+
 from moongate.access.keys import Principal
 from moongate.core.cards import Offer
-from moongate.core.errors import Refused
+from moongate.core.errors import Refused, UpstreamTooLong
 from moongate.core.money import Usage
 from moongate.core.ports import Ask, Reply
 from moongate.core.rows import Outcome
@@ -19,6 +21,7 @@ from moongate.delivery import Delivery
 from moongate.guarantee import Guard
 from moongate.ledger.book import Told
 from moongate.ledger.slices import Slices, Terms
+from moongate.meter import tokens
 from moongate.meter.tap import Tap
 from moongate.meter.tokenizer import Tokenizer
 from moongate.meter.tokens import Count
@@ -93,8 +96,9 @@ class Job:
     the model's, where it may count what is generated. ``refusal`` is what the client is told when
     there is no answer to end: the first while nothing was sent, the second inside a stream.
     ``step`` is who is asked, ``berth`` where it counts, ``prefix`` what the request begins with.
-    ``watch`` gathers reasoning that is to be remembered. ``spoiled`` is what an attempt used that
-    was not as promised and that nobody saw. Raises Refused where the request contradicts itself.
+    ``watch`` gathers reasoning that is to be remembered. ``left_out`` names fields that the key's
+    policy or the model's rules dropped. ``spoiled`` is what an attempt used that was not as
+    promised and that nobody saw. Raises Refused where the request contradicts itself.
     """
 
     def __init__(
@@ -111,11 +115,14 @@ class Job:
         created_ms: int,
         prefix: Prefix,
         berth: Berth,
+        *,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self.principal, self.offer, self.steps, self.ask = principal, offer, steps, ask
         self.delivery, self.headers = delivery, headers
         self.started_s, self.created_ms = started_s, created_ms
-        self.prompt = prompt
+        self.prompt, self.left_out = prompt, left_out
+        self._lowered: str | None = None
         self.tap = Tap(prompt, ask.request.sampling.n or 1, tokenizer)
         self.step, self.prefix, self.berth = steps[0], prefix, berth
         self.guard = Guard(ask.request)
@@ -144,6 +151,26 @@ class Job:
     def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
         """Remember what to tell the client instead of an answer."""
         self.refusal = (error, error if within == error.key else Refused(within))
+
+    def name_dropped(self, names: tuple[str, ...]) -> None:
+        """Name in the headers what was left out: before, and by the upstream asked now."""
+        dropped = (*self.left_out, *names)
+        self.headers.pop("x-moongate-dropped", None)
+        if dropped:
+            self.headers["x-moongate-dropped"] = ",".join(dropped)
+
+    def lower(self, error: UpstreamTooLong) -> bool:
+        """Lower the cap to the room that the upstream told of; False when that cannot help.
+
+        Each upstream is asked so once; the hold stays what it was.
+        """
+        cap = tokens.lowered(self.ask.output_tokens_max, self.prompt, error)
+        if cap is None or self._lowered == self.upstream:
+            return False
+        self._lowered = self.upstream
+        self.ask = msgspec.structs.replace(self.ask, output_tokens_max=cap)
+        self.headers["x-moongate-clamped"] = "max_completion_tokens"
+        return True
 
     @property
     def may_ask_again(self) -> bool:

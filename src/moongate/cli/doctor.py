@@ -93,7 +93,8 @@ def _compared(settings: Settings) -> dict[str, Any]:
     tables = settings.effective()
     for said in ("host", "port", "workers"):
         del tables["server"][said]
-    for table in (*tables["upstreams"], tables["search"]):
+    credentials = [one for table in tables["upstreams"] for one in table["credentials"]]
+    for table in (*tables["upstreams"], *credentials, tables["search"]):
         table.pop("api_key", None)
     tables["topups"].pop("stripe_secret", None)
     return tables

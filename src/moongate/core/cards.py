@@ -10,6 +10,8 @@ Ability = Literal["tools", "json", "partial", "thinking", "images", "video", "se
 DataPolicy = Literal["self-hosted", "contract", "none"]
 Order = Literal["listed", "weighted", "latency", "cost"]
 UpstreamKind = Literal["moonshot", "vllm", "sglang", "openai", "embedded", "scripted"]
+Family = Literal["kimi", "other"]
+"""Whose habits a model has, wherever it is served: how it writes calls, ids and reasoning."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -78,6 +80,7 @@ class Card(msgspec.Struct, frozen=True):
     created_s: int = 0
     order: Order = "listed"
     owned_by: str = "moonshot"
+    family: Family = "other"
 
 
 class Offer(msgspec.Struct, frozen=True):

@@ -7,7 +7,9 @@
     │   ├── UpstreamOverloaded   429 or 503: try elsewhere or later
     │   ├── UpstreamTimeout      it stayed silent too long
     │   ├── UpstreamProtocolError  it sent what its dialect does not allow
+    │   │   └── NotAsPromised        its model's answer is not what was asked
     │   └── UpstreamRefused      a 400 that is the client's to fix; carries the row's code
+    │       └── UpstreamTooLong      prompt and cap do not fit there; carries its own numbers
     ├── FetchError           something at an address that a client named did not come
     │   ├── UrlRefused           the address, or one on the way, may not be fetched
     │   └── FetchFailed          it may be, and did not come: silence, a status, its size
@@ -125,6 +127,10 @@ ROWS: Final[dict[str, Row]] = {
 _SPELLING: Final = {"stream_interrupted": "upstream_error", "oversized_header": "invalid_header"}
 
 
+CODES: Final = frozenset(_SPELLING.get(key, key) for key in ROWS)
+"""Every code that a client can see."""
+
+
 class MoongateError(Exception):
     """The root of the tree."""
 
@@ -223,6 +229,15 @@ class UpstreamProtocolError(UpstreamError):
     retriable = False
 
 
+class NotAsPromised(UpstreamProtocolError):
+    """The model's answer is not what was asked: no fault of the upstream's health."""
+
+    unhealthy = False
+
+    def __init__(self) -> None:
+        super().__init__("not_as_promised")
+
+
 class UpstreamRefused(UpstreamError):
     """It refused the request itself: ``row`` is the code of :data:`ROWS` that the client gets."""
 
@@ -232,6 +247,30 @@ class UpstreamRefused(UpstreamError):
         super().__init__(row)
         self.row = row
         self.facts: dict[str, Any] = dict(facts)
+
+
+class UpstreamTooLong(UpstreamRefused):
+    """Prompt and output cap do not fit in its window, as it counts: tokens, as far as it told them.
+
+    ``prompt`` is the prompt alone, or the least that it is where not ``exact``; ``total`` is prompt
+    and cap together. ``facts`` fill row 22, should the client be told.
+    """
+
+    def __init__(
+        self,
+        *,
+        needs: int | None = None,
+        limit: int | None = None,
+        prompt: int | None = None,
+        total: int | None = None,
+        exact: bool = True,
+    ) -> None:
+        super().__init__(
+            "context_length_exceeded",
+            needs="more" if needs is None else needs,
+            limit="the model's window" if limit is None else limit,
+        )
+        self.limit, self.prompt, self.total, self.exact = limit, prompt, total, exact
 
 
 class FetchError(MoongateError):

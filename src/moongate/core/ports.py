@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
-from moongate.core.cards import Facts
+from moongate.core.cards import Facts, Family
 from moongate.core.errors import Refused
 from moongate.core.events import Answer, Event, Finished
 from moongate.core.money import Bill, Counts
@@ -159,7 +159,7 @@ class Ask(Sealed, frozen=True):
     ``id`` is the hold's id and goes along as the request id. ``model`` is the name there.
     ``output_tokens_max`` is the cap that we send (tokens). ``tenant`` keeps organisations apart
     in the upstream's prompt cache: an opaque tag, never client text. ``repaired`` are the indexes
-    of messages whose reasoning we put back: only for upstreams that ask for it.
+    of messages whose reasoning we put back. ``family`` is the model's.
     """
 
     id: str
@@ -168,6 +168,7 @@ class Ask(Sealed, frozen=True):
     output_tokens_max: int
     tenant: str
     repaired: tuple[int, ...] = ()
+    family: Family = "other"
 
 
 class Probe(Sealed, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from moongate.core.errors import Refused
+from moongate.core.errors import Refused, UpstreamTooLong
 from moongate.core.request import ImagePart, Request
 from moongate.meter.template import BLANK, LOOSE, SPELT, Rendered, may_spell, render
 from moongate.meter.tokenizer import Tokenizer, slices
@@ -115,14 +115,39 @@ def _within(least: int, tokens: int, bound: int, window: int) -> Count:
 def cap(prompt: Count, wanted: int, window: int) -> int:
     """The output cap to send for a client's or a model's ``wanted`` (tokens).
 
-    It is lowered where it cannot fit beside the prompt. Where the prompt is not known exactly and
-    the cap may fit, the upstream decides. Raises Refused (400) when the prompt leaves no room.
+    It is lowered to the room left beside the prompt: exactly where the prompt is known, else by
+    the best estimate and a little less, for an estimate may be too low. It may be too high as well:
+    where it leaves less than an eighth of the room that may be there, the upstream decides. Raises
+    Refused (400) when there is no room for certain.
     """
-    if prompt.least >= window:
+    most = window - prompt.least
+    if most < 1:
         raise Refused("context_length_exceeded", "messages", needs=prompt.least + 1, limit=window)
-    if wanted + prompt.least <= window:
-        return wanted
-    return window - (prompt.bound if prompt.bound < window else prompt.least)
+    if prompt.exact:
+        return min(wanted, most)
+    room = window - prompt.tokens
+    doubt = min(prompt.bound - prompt.tokens, REQUEST_OVERHEAD + prompt.tokens // 4)
+    return min(wanted, max(room - min(doubt, room // 8), most // 8, 1))
+
+
+def lowered(cap: int, prompt: Count, error: UpstreamTooLong) -> int | None:
+    """The output cap to ask with again after an upstream refused ``cap``; ``None``: none can fit.
+
+    It told of its window and, mostly, of its own count of the prompt. Where it did not, our bound
+    counts; where that is no help either, half of the room that may be there.
+    """
+    if error.limit is None:
+        return None
+    least = max(error.prompt or 0, prompt.least)
+    if error.prompt is not None and error.exact:
+        room = error.limit - error.prompt
+    elif error.prompt is None and error.total is not None:
+        room = error.limit - (error.total - cap)
+    elif prompt.bound < error.limit:
+        room = error.limit - max(least, prompt.bound)
+    else:
+        room = min(cap, error.limit - least) // 2
+    return room if 0 < room < cap else None
 
 
 def _size(text: str) -> int:

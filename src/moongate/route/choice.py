@@ -38,11 +38,12 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """When a place counts as loaded: beyond its peers' mean both by ``_abs`` and by ``_rel``.
+    """When a place counts as loaded: beyond its peers both by ``_abs`` and by ``_rel``.
 
-    ``own``: for a conversation that it holds, in requests running; ``new``: for another one;
-    ``work``: for another one, in characters of recent work. A home is gone back to when it
-    holds the share ``home_rel`` of the longest prefix held anywhere, or lacks ``home_abs`` of it.
+    ``own``: for a conversation that it holds, in requests running beyond the least; ``new``: for
+    another one, beyond the mean; ``work``: as well, in characters of recent work. A home is gone
+    back to when it holds the share ``home_rel`` of the longest prefix held anywhere, or lacks
+    ``home_abs`` of it.
     """
 
     own_abs: float = 16.0

@@ -136,6 +136,7 @@ def _placed(settings: Settings, folder: Path, origin: str, defaults: dict[str, A
             projector=at(settings.embedded.projector),
         ),
         origin=origin,
+        families={family: tuple(words) for family, words in defaults["families"].items()},
         known={
             entry["model"]["id"]: Known(
                 owned_by=entry["owned_by"],

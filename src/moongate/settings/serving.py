@@ -1,11 +1,12 @@
 """``[[upstreams]]`` and ``[[models]]``: who answers, what is on offer, and at what price."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
-from moongate.core.cards import Ability, Card, DataPolicy, Fixed, Order, Target
+from moongate.core.cards import Ability, Card, DataPolicy, Family, Fixed, Order, Target
 from moongate.core.money import Price, per_million_to_nanos, usd_to_nanos
 from moongate.settings.secret import Secret, Table
 
@@ -163,6 +164,13 @@ class Model(Table, frozen=True, kw_only=True):
         ),
     ] = OUTPUT_TOKENS
     abilities: Annotated[tuple[Ability, ...], Meta(description="what it can do beside chat")]
+    family: Annotated[
+        Literal["", "kimi", "other"],
+        Meta(
+            description="whose habits it has: a Kimi is sent ids and reasoning as it wants them, "
+            "and read for its markers; left out, the names in id and targets tell"
+        ),
+    ] = ""
     tokenizer: Annotated[str, Meta(description="path of its tiktoken.model, for exact counts")] = ""
     targets: Annotated[
         tuple[TargetTable, ...], Meta(description="where it is served, first choice first")
@@ -190,8 +198,21 @@ def day_to_s(day: str) -> int:
     return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
 
 
-def card(model: Model, targets: tuple[Target, ...], known: Known | None) -> Card:
-    """The model card of one entry of ``[[models]]``."""
+def family(model: Model, words: Mapping[str, tuple[str, ...]]) -> Family:
+    """The family that the file says, or the one with a word that stands in a name of the model."""
+    if model.family:
+        return model.family
+    names = " ".join([model.id, *(target.model for target in model.targets)]).lower()
+    return "kimi" if any(word in names for word in words.get("kimi", ())) else "other"
+
+
+def card(
+    model: Model,
+    targets: tuple[Target, ...],
+    known: Known | None,
+    words: Mapping[str, tuple[str, ...]],
+) -> Card:
+    """The model card of one entry of ``[[models]]``; ``words`` tell families by names."""
     return Card(
         id=model.id,
         aliases=model.aliases,
@@ -205,4 +226,5 @@ def card(model: Model, targets: tuple[Target, ...], known: Known | None) -> Card
         created_s=day_to_s(known.released) if known else 0,
         owned_by=known.owned_by if known else "operator",
         order=model.order,
+        family=family(model, words),
     )

@@ -28,7 +28,7 @@ class Settings(Table, frozen=True, kw_only=True):
     """The whole configuration, checked. Build it with :func:`moongate.settings.load`.
 
     ``origin`` names the file for people. ``known`` is what we know of models beyond the file,
-    by model id.
+    by model id, and ``families`` the words in names that tell a model's family.
     """
 
     server: Server = Server()
@@ -47,6 +47,7 @@ class Settings(Table, frozen=True, kw_only=True):
     alerts: Alerts = Alerts()
     origin: str = "the built-in default"
     known: dict[str, Known] = {}
+    families: dict[str, tuple[str, ...]] = {}
 
     @classmethod
     def told(cls, tables: dict[str, Any], origin: str) -> "Settings":
@@ -83,7 +84,10 @@ class Settings(Table, frozen=True, kw_only=True):
 
     def cards(self) -> list[Card]:
         """A card for each model, in the order of the file."""
-        return [card(model, self.targets(model), self.known.get(model.id)) for model in self.models]
+        return [
+            card(model, self.targets(model), self.known.get(model.id), self.families)
+            for model in self.models
+        ]
 
     def prices(self) -> dict[str, Price]:
         """The price that seeds each model's first price row, by model id."""
@@ -100,5 +104,5 @@ class Settings(Table, frozen=True, kw_only=True):
     def effective(self) -> dict[str, Any]:
         """The tables as plain data for people: defaults filled in, secrets hidden."""
         whole: dict[str, Any] = shown(self)
-        del whole["origin"], whole["known"]
+        del whole["origin"], whole["known"], whole["families"]
         return whole

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from moongate.core.errors import UpstreamProtocolError
+from moongate.core.errors import NotAsPromised, UpstreamProtocolError
 from moongate.core.events import (
     Event,
     Finished,
@@ -80,7 +80,7 @@ class AnswerReader:
         self._opened = False
         self._reason: str | None = None
         self._usage: _Usage | None = None
-        self._ended = False
+        self._ended = self._broken = False
 
     def open(self) -> list[Event]:
         """The engine accepted the request."""
@@ -114,9 +114,14 @@ class AnswerReader:
         return out
 
     def close(self) -> None:
-        """The connection ended. Raises UpstreamProtocolError when the answer had not."""
+        """The connection ended. Raises UpstreamProtocolError when the answer had not.
+
+        NotAsPromised, when it had, and is not what was asked: its counts were told before.
+        """
         if not self._ended:
             raise UpstreamProtocolError("cut")
+        if self._broken:
+            raise NotAsPromised
 
     def _open(self) -> list[Event]:
         if self._opened:
@@ -163,7 +168,7 @@ class AnswerReader:
         if not self._keeps_promise():
             if cut:
                 return "length"
-            raise _BrokenPromise("not_as_promised")
+            self._broken = True
         return "tool_calls" if self._goal.kind == "call" else "stop"
 
     def _keeps_promise(self) -> bool:
@@ -174,9 +179,3 @@ class AnswerReader:
         if self._goal.kind == "object" or self._goal.loose:
             return isinstance(value, dict)
         return Instance(self._goal.schema or {}).holds(value)
-
-
-class _BrokenPromise(UpstreamProtocolError):
-    """The model's answer is not what was asked: no fault of the engine's health."""
-
-    unhealthy = False

@@ -31,7 +31,7 @@ from moongate.core.sealed import Sealed
 from moongate.upstream import looks, pieces
 from moongate.upstream.line import Line, short_body
 from moongate.upstream.markers import Markers
-from moongate.upstream.quirks import QUIRKS, HttpKind, dropped_names, shape
+from moongate.upstream.quirks import HttpKind, dropped_names, shape
 from moongate.upstream.refusals import BODY_BYTES_MAX, refusal
 from moongate.wire.ids import Numbering
 
@@ -142,7 +142,7 @@ class HttpUpstream:
     async def stream(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
         """Ask, and yield what each read brought. Closing it breaks the connection at once."""
         shaped = shape(self._codec.write_request(ask.request), ask, self.kind, self._forward)
-        heard = _listener(ask, self.kind)
+        heard = _listener(ask)
         deadline_s = asyncio.get_running_loop().time() + self._first_token_timeout_s
         async with self._admitted():
             body = await pieces.gathered(shaped)
@@ -222,9 +222,9 @@ class HttpUpstream:
             raise UpstreamTimeout("first_token") from None
 
 
-def _listener(ask: Ask, kind: HttpKind) -> Callable[[list[Event]], list[Event]]:
+def _listener(ask: Ask) -> Callable[[list[Event]], list[Event]]:
     """What the events of an answer to ``ask`` go through: nothing, unless a Kimi speaks."""
-    if not QUIRKS[kind].kimi:
+    if ask.family != "kimi":
         return lambda events: events
     markers, numbering = Markers(ask.request.tools), Numbering(ask.request.messages)
     return lambda events: numbering.feed(markers.feed(events))

@@ -30,6 +30,10 @@ NO: Final = -2  # below MORE: of two questions the more hopeful answer is the la
 POSSIBLE: Final = re.compile(r"<(?:\Z|\|(?:\Z|t)|/?(?:\Z|t(?:\Z|h)))")
 """Where a marker may begin, as far as a glance can tell."""
 
+QUOTING: Final = frozenset(" `'\"(<“「")
+QUOTED: Final = frozenset("`'\")>,.;:”」")
+"""What stands before and behind a mark that is only spoken of."""
+
 _SPACE: Final = re.compile(r"\s{0,16}")
 _ID_CHARS: Final = re.compile(r"[\w.$:-]{0,160}")
 _ID: Final = re.compile(r"(?:functions\.)?([a-zA-Z_$][\w$-]{0,127}):\d{1,9}|\d{1,9}", re.ASCII)
@@ -92,6 +96,28 @@ def header(text: str, names: Collection[str] | None) -> Header | int:
         return Header(empty, None)
     at = literal(text, at, CALL_BEGIN)
     return max(at, empty) if at < 0 else _id(text, space(text, at), names)
+
+
+def opens(text: str) -> bool:
+    """Whether ``text`` begins with the beginning of a section or a call."""
+    return literal(text, 0, BEGINS) > 0
+
+
+def empty(text: str) -> bool:
+    """Whether ``text`` begins with a section without calls."""
+    found = header(text, None)
+    return isinstance(found, Header) and found.name is None
+
+
+def among_words(text: str, found: Header | int, *, called: bool) -> Header | int:
+    """``found`` at the head of ``text`` where words stand before it.
+
+    Before any word an empty section is the model's own way to call nothing. Behind words it is one
+    of them, unless a parser took the calls out of it: these have ``called``, or come next.
+    """
+    if not isinstance(found, Header) or found.name is not None:
+        return found
+    return NO if called or text[found.end :].strip() else MORE
 
 
 def _id(text: str, at: int, names: Collection[str] | None) -> Header | int:

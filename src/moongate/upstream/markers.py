@@ -18,14 +18,12 @@ from moongate.upstream import marker_grammar as grammar
 from moongate.upstream.marker_grammar import BrokenSection, Header, Json
 from moongate.upstream.marker_text import Held, joined
 
-_QUOTING: Final = frozenset(" `'\"(<“「")
-_QUOTED: Final = frozenset("`'\")>,.;:”」")
 _AT_ONCE: Final = 2_048  # of a piece is read at a time: what is behind prose has to be moved
 _State = Literal["prose", "arguments", "section"]
 
 
 class Markers:
-    """The filter of one answer, all its choices. ``tools``: those on offer, empty where none."""
+    """The filter of one answer. ``tools``: those on offer, empty where none."""
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         self._tools = tuple(tools)
@@ -121,7 +119,9 @@ class _Choice:
         """The choice has ended: what is held back is prose, or a section that broke off."""
         self._mark = len(out)
         cut = event.reason == "length"  # our own cap may fall anywhere, in a section as well
-        broken = self._state == "arguments" or self._begun()
+        broken = self._state == "arguments" or (
+            self._begun() and not grammar.empty(self._held.text)
+        )
         broken = broken or (self._state == "section" and bool(self._held.text.strip()))
         if broken and not cut:
             raise BrokenSection
@@ -164,11 +164,11 @@ class _Choice:
         if end < 0:
             return False if end == grammar.MORE else None
         if thinks:
-            if self.last and self.last[-1] in _QUOTING:
+            if self.last and self.last[-1] in grammar.QUOTING:
                 return None
             if end == len(text):
                 return False
-            if self._held.run > end and text[end] in _QUOTED:
+            if self._held.run > end and text[end] in grammar.QUOTED:
                 return None
             self._inside, self._over = False, True
         self._held.take(end)
@@ -179,6 +179,8 @@ class _Choice:
         if not self._tools:
             return None
         found = grammar.header(self._held.text, self._types)
+        if self._said or (self._thought and self._thinks()):
+            found = grammar.among_words(self._held.text, found, called=self._calls > 0)
         if isinstance(found, Header):
             self._open(found, out)
             return True
@@ -205,10 +207,9 @@ class _Choice:
             self._argue("{}", out)
 
     def _call(self, name: str, out: list[Event]) -> None:
-        self._leaked += 1
-        self._calls += 1
-        type = self._types.get(name, "function")
-        out.append(ToolCall(self._calls - 1, "", name, type, self._index))
+        self._leaked, self._calls = self._leaked + 1, self._calls + 1
+        kind = self._types.get(name, "function")
+        out.append(ToolCall(self._calls - 1, "", name, kind, self._index))
 
     def _argue(self, text: str, out: list[Event]) -> None:
         if self._unnamed is None:
@@ -265,8 +266,7 @@ class _Choice:
 
     def _begun(self) -> bool:
         """Whether what is held back begins a section for certain, as far as it goes."""
-        opens = grammar.literal(self._held.text, 0, grammar.BEGINS) > 0
-        return self._state == "prose" and bool(self._tools) and opens
+        return self._state == "prose" and bool(self._tools) and grammar.opens(self._held.text)
 
     def _thinks(self) -> bool:
         """Whether the text at the head of what is held back is reasoning."""

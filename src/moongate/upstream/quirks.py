@@ -31,20 +31,18 @@ _ENGINE_FORWARD: Final = frozenset(
 class Quirks(msgspec.Struct, frozen=True):
     """One row of :data:`QUIRKS`.
 
-    ``kimi``: whether a Kimi answers there: it is sent ids as it writes them and reasoning that a
-    client dropped, and its answers are read for its own markers. ``cap``: the field that caps the
-    answer (tokens). ``thinking``: Kimi's ``thinking`` object, the chat template's argument, or no
-    switch. ``sampling``: whether Kimi's fixed sampling is sent where the client said nothing
-    (engines do not fix it themselves). ``usage``: stream options beside ``include_usage``.
-    ``partial``: as a message field, by template prefill, or refused. ``cache``: how prompt caches
-    are told apart: by the client's key, or by a salt per tenant. ``reasoning``: the names under
-    which replayed reasoning is sent. ``builtins``: whether built-in functions exist there.
-    ``mfjs``: whether a strict schema must be of Moonshot's subset there.
+    ``cap``: the field that caps the answer (tokens). ``thinking``: Kimi's ``thinking`` object,
+    the chat template's argument, or no switch. ``sampling``: whether Kimi's fixed sampling is
+    sent where the client said nothing (engines do not fix it themselves). ``usage``: stream
+    options beside ``include_usage``. ``partial``: as a message field, by template prefill, or
+    refused. ``cache``: how prompt caches are told apart: by the client's key, or by a salt per
+    tenant. ``reasoning``: the names under which replayed reasoning is sent. ``builtins``:
+    whether built-in functions exist there.
+    ``mfjs``: whether a strict schema must be of Moonshot's subset there, and a function needs one.
     ``references``: address schemes that media may have. ``media``: fields of a media object.
     ``forward``: fields unknown to us that its API documents.
     """
 
-    kimi: bool
     cap: Literal["max_tokens", "max_completion_tokens"]
     thinking: Literal["object", "template", "none"]
     sampling: bool
@@ -64,7 +62,6 @@ class Quirks(msgspec.Struct, frozen=True):
 # changes the price). Dropped fields are named to the client, so none is lost silently.
 QUIRKS: Final[dict[HttpKind, Quirks]] = {
     "moonshot": Quirks(
-        kimi=True,
         cap="max_completion_tokens",
         thinking="object",
         sampling=False,
@@ -79,7 +76,6 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         forward=frozenset({"safety_identifier"}),
     ),
     "vllm": Quirks(
-        kimi=True,
         cap="max_completion_tokens",
         thinking="template",
         sampling=True,
@@ -95,7 +91,6 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         forward=_ENGINE_FORWARD,
     ),
     "sglang": Quirks(
-        kimi=True,
         cap="max_completion_tokens",
         thinking="template",
         sampling=True,
@@ -110,7 +105,6 @@ QUIRKS: Final[dict[HttpKind, Quirks]] = {
         forward=_ENGINE_FORWARD,
     ),
     "openai": Quirks(
-        kimi=False,
         # The older name is what every compatible host still takes.
         cap="max_tokens",
         thinking="none",
@@ -154,7 +148,7 @@ def shape(
     allowed = allowed_names(kind, forward)
     out: dict[str, Any] = {name: body[name] for name in request.extra if name in allowed}
     out["model"] = ask.model
-    known = _known(ask, quirks)
+    known = _known(ask)
     out["messages"] = [_message(m, k, quirks) for m, k in zip(body["messages"], known, strict=True)]
     for name in _CARRIED:
         if body.get(name) is not None:
@@ -185,13 +179,16 @@ def allowed_names(kind: HttpKind, forward: Iterable[str] = ()) -> frozenset[str]
 
 
 def dropped_names(request: Request, kind: HttpKind, forward: Iterable[str] = ()) -> tuple[str, ...]:
-    """Names of unknown fields that an upstream of ``kind`` is not sent, for ``x-moongate-dropped``.
+    """Names of fields that an upstream of ``kind`` is not sent, for ``x-moongate-dropped``.
 
-    Fields of messages and tools stand as ``messages.NAME`` and ``tools.NAME``, only where they
-    hold something. A name that is no plain identifier is left out: it is not ours to echo.
+    These are unknown ones, and a switch that it does not have. Fields of messages and tools
+    stand as ``messages.NAME`` and ``tools.NAME``, only where they hold something. A name that
+    is no plain identifier is left out: it is not ours to echo.
     """
     allowed = allowed_names(kind, forward)
     names = [name for name in request.extra if name not in allowed]
+    if request.thinking is False and QUIRKS[kind].thinking == "none":
+        names.append("thinking")
     for where, items in (("messages", request.messages), ("tools", request.tools)):
         held = {name for item in items for name, value in item.extra.items() if _holds(value)}
         names.extend(f"{where}.{name}" for name in sorted(held) if safe_name(name) == name)
@@ -206,13 +203,10 @@ def _pick(source: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: source[name] for name in names if name in source}
 
 
-def _known(ask: Ask, quirks: Quirks) -> tuple[Message, ...]:
-    """The messages with the ids and the reasoning that this kind is to see."""
+def _known(ask: Ask) -> tuple[Message, ...]:
+    """The messages with the ids that this model is to see: a Kimi reads its own."""
     messages = ask.request.messages
-    if quirks.kimi:
-        return numbered(messages)
-    plain = {at: msgspec.structs.replace(messages[at], thinking=None) for at in ask.repaired}
-    return tuple(plain.get(at, message) for at, message in enumerate(messages))
+    return numbered(messages) if ask.family == "kimi" else messages
 
 
 def _message(message: dict[str, Any], known: Message, quirks: Quirks) -> dict[str, Any]:

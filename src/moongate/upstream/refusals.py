@@ -21,6 +21,7 @@ from moongate.core.errors import (
     UpstreamOverloaded,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamTooLong,
 )
 
 BODY_BYTES_MAX: Final = 65_536
@@ -109,22 +110,29 @@ _LENGTH_CODES: Final = frozenset({"context_length_exceeded", "exceed_context_siz
 _LENGTH_WORDS: Final = re.compile(
     r"exceeded model token limit|input token length too long|maximum context length"
     r"|longer than the model's context length|exceeds? the (?:available|model's) context"
-    r"|maximum model length|max_model_len",
+    r"|maximum model length|max_model_len|model context window limit",
     re.IGNORECASE,
 )
 _LIMITS: Final = (
     re.compile(r"token limit ?: ?(\d{1,10})", re.IGNORECASE),
     re.compile(r"context length (?:is|of) (\d{1,10})", re.IGNORECASE),
-    re.compile(r"context (?:length|size) \((\d{1,10}) tokens\)", re.IGNORECASE),
+    re.compile(r"context (?:length|size|window limit) \((\d{1,10})(?: tokens)?\)", re.IGNORECASE),
 )
-_NEEDS: Final = (
+_TOTALS: Final = (
     re.compile(r"a total of (?:at least )?(\d{1,10})", re.IGNORECASE),
     re.compile(r"requested:? ?(\d{1,10})(?: tokens|\))", re.IGNORECASE),
+    re.compile(r"maximum output tokens \((\d{1,10})\)", re.IGNORECASE),
+)
+_PROMPTS: Final = (
+    re.compile(r"(\d{1,10}) in the (?:messages|prompt)\b", re.IGNORECASE),
+    re.compile(r"(\d{1,10}) tokens from the input", re.IGNORECASE),
     re.compile(r"(?:input|request) \((\d{1,10}) tokens\)", re.IGNORECASE),
     re.compile(
-        r"(?:contains|resulted in)(?: at least)? (\d{1,10})(?: input)? token", re.IGNORECASE
+        r"(?:contains|has|resulted in)(?: at least)? (\d{1,10})(?: input)? token", re.IGNORECASE
     ),
 )
+_AT_LEAST: Final = re.compile(r"contains at least \d", re.IGNORECASE)
+"""vLLM stops counting as soon as it is too much: what it says then is no count."""
 
 # Moonshot says it in words; it needs no header then.
 _AFTER: Final = re.compile(r"try again after (\d{1,6}) seconds?", re.IGNORECASE)
@@ -196,14 +204,16 @@ def _envelope(body: bytes) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
-def _too_long(error: dict[str, Any], message: str) -> UpstreamRefused:
+def _too_long(error: dict[str, Any], message: str) -> UpstreamTooLong:
     """Context exceeded, with the numbers where they are told; the words stand in otherwise."""
-    needs = _count(error.get("n_prompt_tokens")) or _find(_NEEDS, message)
-    limit = _count(error.get("n_ctx")) or _find(_LIMITS, message)
-    return UpstreamRefused(
-        "context_length_exceeded",
-        needs=needs if needs is not None else "more",
-        limit=limit if limit is not None else "the model's window",
+    prompt = _count(error.get("n_prompt_tokens")) or _find(_PROMPTS, message)
+    total = _find(_TOTALS, message)
+    return UpstreamTooLong(
+        needs=total or prompt,
+        limit=_count(error.get("n_ctx")) or _find(_LIMITS, message),
+        prompt=prompt,
+        total=total,
+        exact=_AT_LEAST.search(message) is None,
     )
 
 

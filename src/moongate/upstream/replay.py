@@ -9,6 +9,7 @@ kept for a zero-retention key. This module refuses to know disks, stores and log
 """
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections import Counter, OrderedDict
@@ -19,7 +20,7 @@ import msgspec
 
 from moongate.core.events import Event, Fold
 from moongate.core.ports import Ask, Clock
-from moongate.core.request import Call, Message, Request, TextPart
+from moongate.core.request import Call, Message, Part, Request, TextPart
 from moongate.core.sealed import Sealed
 from moongate.upstream.quirks import QUIRKS
 from moongate.wire.ids import numbered
@@ -37,8 +38,12 @@ NAMES_MAX: Final = 64
 HEADER: Final = "x-moongate-repaired"
 
 
-WANTING: Final[frozenset[str]] = frozenset(kind for kind, row in QUIRKS.items() if row.kimi)
-"""Kinds of upstream that are sent repaired conversations."""
+WANTING: Final[frozenset[str]] = frozenset(QUIRKS)
+"""Kinds of upstream that are sent conversations as messages."""
+BESIDE: Final = 262_144
+"""From so many characters a conversation is hashed beside the event loop."""
+_PIECE: Final = 262_144
+"""So many characters are hashed at a time: between two pieces others get their turn."""
 
 
 def tell(headers: dict[str, str], ask: Ask, kind: str) -> None:
@@ -69,7 +74,7 @@ class Replay:
     def __repr__(self) -> str:
         return f"Replay({len(self._entries)} entries, {self._bytes.total()} bytes)"
 
-    def mend(
+    async def mend(
         self, tenant: str, request: Request, *, kept: bool = True
     ) -> tuple[Request, tuple[int, ...]]:
         """The request with the reasoning that its tool loop lacks, and where that was.
@@ -80,7 +85,7 @@ class Replay:
         if not lacking:
             return request, ()
         messages = list(request.messages)
-        keys = self._keys(tenant, request.messages, frozenset(lacking)) if kept else {}
+        keys = await self._hashed(tenant, request.messages, frozenset(lacking)) if kept else {}
         for at in lacking:
             found = self._take(keys[at]) if kept else ""
             messages[at] = msgspec.structs.replace(messages[at], thinking=found)
@@ -89,9 +94,10 @@ class Replay:
     def watch(self, ask: Ask) -> "Watch | None":
         """What gathers an answer to ``ask``; ``None`` where no reasoning will be asked back."""
         request = ask.request
-        return Watch(self, ask) if request.tools and request.thinking is not False else None
+        asked_back = ask.family == "kimi" and request.tools and request.thinking is not False
+        return Watch(self, ask) if asked_back else None
 
-    def keep(
+    async def keep(
         self, tenant: str, before: Sequence[Message], calls: Iterable[Call], text: str
     ) -> None:
         """Remember ``text`` as the reasoning of an assistant message that made ``calls``."""
@@ -99,7 +105,8 @@ class Replay:
         if not thinking or len(thinking) > TENANT_BYTES_MAX:
             return
         said = Message("assistant", tool_calls=tuple(calls))
-        key = self._keys(tenant, (*before, said), frozenset({len(before)}))[len(before)]
+        keys = await self._hashed(tenant, (*before, said), frozenset({len(before)}))
+        key = keys[len(before)]
         self._drop(key)
         self._entries[key] = _Entry(tenant, thinking, self._clock.monotonic_s())
         own = self._tenants.setdefault(tenant, OrderedDict())
@@ -145,6 +152,14 @@ class Replay:
         if not own:
             del self._tenants[entry.tenant], self._bytes[entry.tenant]
 
+    async def _hashed(
+        self, tenant: str, messages: Sequence[Message], wanted: frozenset[int]
+    ) -> dict[int, bytes]:
+        """As :meth:`_keys`; what is long is hashed in a thread."""
+        if sum(map(_length, messages)) < BESIDE:
+            return self._keys(tenant, messages, wanted)
+        return await asyncio.to_thread(self._keys, tenant, messages, wanted)
+
     def _keys(
         self, tenant: str, messages: Sequence[Message], wanted: frozenset[int]
     ) -> dict[int, bytes]:
@@ -152,14 +167,14 @@ class Replay:
         digest = hashlib.blake2b(tenant.encode(), key=self._secret, digest_size=32)
         keys: dict[int, bytes] = {}
         for at, message in enumerate(numbered(messages)):
-            calls = _encode([_called(call) for call in message.tool_calls])
             if at in wanted:
                 own = digest.copy()
-                own.update(calls)
+                _take_calls(own, message)
                 keys[at] = own.digest()
                 if len(keys) == len(wanted):
                     break
-            digest.update(_encode(_essence(message)) + calls)
+            _take_essence(digest, message)
+            _take_calls(digest, message)
         return keys
 
 
@@ -178,12 +193,12 @@ class Watch:
         for event in events:
             self._fold.add(event)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """The answer is whole: remember what it thought before it called."""
         before = self._ask.request.messages
         for choice in self._fold.answer().choices:
             if choice.calls and choice.thinking:
-                self._replay.keep(self._ask.tenant, before, choice.calls, choice.thinking)
+                await self._replay.keep(self._ask.tenant, before, choice.calls, choice.thinking)
 
 
 def _lacking(messages: Sequence[Message]) -> Iterator[int]:
@@ -200,28 +215,46 @@ def _lacking(messages: Sequence[Message]) -> Iterator[int]:
             yield at
 
 
+_NO_JSON: Final = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+"""What parsing or writing raises where both ends cannot hold a text as JSON."""
 _ENCODER: Final = msgspec.json.Encoder(order="sorted")
 
 
-def _encode(value: Any) -> bytes:
-    return _ENCODER.encode(value) + b"\n"
+def _take(digest: Any, head: list[Any], texts: Sequence[str]) -> None:
+    """Feed ``digest`` with ``head`` and ``texts``; no other head and texts feed it the same."""
+    digest.update(_ENCODER.encode([head, list(map(len, texts))]))
+    for text in texts:
+        for at in range(0, len(text), _PIECE):
+            digest.update(text[at : at + _PIECE].encode())
 
 
-def _essence(message: Message) -> list[Any]:
+def _take_essence(digest: Any, message: Message) -> None:
     """What stays of a message, beside its calls, when clients rewrite it.
 
     Not its reasoning, and not the difference between null and empty.
     """
-    content: Any = message.content or ""
-    if not isinstance(content, str):
-        content = [part.text if isinstance(part, TextPart) else part.url for part in content]
-    return [message.role, content, message.name, message.tool_call_id]
+    content = message.content or ""
+    whole = isinstance(content, str)
+    texts = [content] if isinstance(content, str) else [_text(part) for part in content]
+    _take(digest, [message.role, whole, message.name, message.tool_call_id], texts)
 
 
-def _called(call: Call) -> list[Any]:
-    """A call, its arguments as a value: frameworks parse them and write them anew."""
-    try:
-        arguments = _ENCODER.encode(msgspec.json.decode(call.arguments)).decode()
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
-        arguments = call.arguments  # no JSON that both ends can hold: the text itself counts
-    return [call.id, call.name, arguments]
+def _take_calls(digest: Any, message: Message) -> None:
+    """The calls, their arguments as values: frameworks parse them and write them anew."""
+    for call in message.tool_calls:
+        arguments = call.arguments
+        if len(arguments) <= _PIECE:
+            with contextlib.suppress(*_NO_JSON):  # of what is none, the text itself counts
+                arguments = _ENCODER.encode(msgspec.json.decode(arguments)).decode()
+        _take(digest, [call.id, call.name], [arguments])
+
+
+def _text(part: Part) -> str:
+    return part.text if isinstance(part, TextPart) else part.url
+
+
+def _length(message: Message) -> int:
+    """Characters that hashing a message takes in."""
+    content = message.content or ""
+    said = len(content) if isinstance(content, str) else sum(len(_text(p)) for p in content)
+    return said + sum(len(call.arguments) for call in message.tool_calls)

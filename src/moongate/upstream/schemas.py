@@ -10,14 +10,20 @@ from typing import Any, Final
 from moongate.wire.schema.mfjs import is_mfjs
 
 _TOOL: Final = ("name", "description", "parameters", "strict")
+_NOTHING: Final[dict[str, Any]] = {"type": "object", "properties": {}}
+"""What a function takes that did not say: Moonshot's API wants it said."""
 _FORMAT: Final = ("name", "description", "schema", "strict")
 
 
 def function_of(tool: dict[str, Any], *, mfjs: bool) -> dict[str, Any]:
-    """What a tool's ``function`` holds; ``mfjs``: the other side takes no other strict schema."""
+    """What a tool's ``function`` holds.
+
+    ``mfjs``: the other side wants ``parameters``, and takes no other strict schema.
+    """
     function = {name: tool["function"][name] for name in _TOOL if name in tool["function"]}
     if mfjs and tool["type"] == "function":
-        _loosen(function, function.get("parameters"))
+        function.setdefault("parameters", _NOTHING)
+        _loosen(function, function["parameters"])
     return function
 
 

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from moongate import __version__
-from moongate.core.errors import ROWS
+from moongate.core.errors import CODES
 from moongate.web.routes import ROUTES, Route
 
 _STRING: Final = {"type": "string"}
@@ -116,7 +116,7 @@ _ERROR: Final = {
                 "message": _STRING,
                 "type": _STRING,
                 "param": {"type": ["string", "null"]},
-                "code": {"enum": sorted(ROWS)},
+                "code": {"enum": sorted(CODES)},
             },
         }
     },

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from moongate.wire.schema.pointer import follow
+from moongate.wire.schema.pointer import Places
 
 _ROUNDS_MAX: Final = 32
 
@@ -13,13 +13,15 @@ def ends(schema: Any, root: Any) -> bool:
 
     Only what must be there can be endless: required properties, items below ``minItems``, every
     branch of ``allOf``; of ``anyOf``, ``oneOf`` and several types one that ends is enough. Each
-    reference is followed once a round, and rounds go on while they find more that ends.
+    reference is followed once a round, and rounds go on while they find more that ends; names are
+    looked for once in all, so that the work grows as the schema does.
     """
     known: set[int] = set()
+    places = Places()
     for _ in range(_ROUNDS_MAX):
         before = len(known)
         try:
-            if _ends(schema, root, known, set()):
+            if _ends(schema, root, places, known, set()):
                 return True
         except RecursionError:
             return False
@@ -28,20 +30,20 @@ def ends(schema: Any, root: Any) -> bool:
     return False
 
 
-def _ends(schema: Any, root: Any, known: set[int], tried: set[int]) -> bool:
+def _ends(schema: Any, root: Any, places: Places, known: set[int], tried: set[int]) -> bool:
     if not isinstance(schema, dict):
         return True
 
     def each(one: Any) -> bool:
-        return _ends(one, root, known, tried)
+        return _ends(one, root, places, known, tried)
 
-    place = follow(schema.get("$ref"), root)
+    place = places.follow(schema.get("$ref"), root)
     if place is not None and id(place.value) not in known:
         mark = id(place.value)
         if mark in tried:
             return False
         tried.add(mark)
-        if not _ends(place.value, place.root, known, tried):
+        if not _ends(place.value, place.root, places, known, tried):
             return False
         known.add(mark)
     if {"enum", "const"} & schema.keys():

@@ -25,10 +25,34 @@ def resource(schema: Any, root: Any) -> Any:
 
 def follow(reference: Any, root: Any) -> Place | None:
     """Where ``reference`` leads to in ``root``; ``None`` where that is no place in it."""
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        return None
-    if reference[1:2] not in ("", "/"):
-        return next(_named(reference[1:], root, root), None)
+    return Places().follow(reference, root)
+
+
+class Places:
+    """Follows many references: each document is walked once for the names in it.
+
+    The caller keeps the documents alive and as they are.
+    """
+
+    def __init__(self) -> None:
+        self._named: dict[int, dict[str, Place]] = {}
+
+    def follow(self, reference: Any, root: Any) -> Place | None:
+        """As the function :func:`follow`."""
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return None
+        if reference[1:2] in ("", "/"):
+            return _pointed(reference, root)
+        if id(root) not in self._named:
+            names: dict[str, Place] = {}
+            for place in _anchors(root, root):
+                names.setdefault(place.value["$anchor"], place)
+            self._named[id(root)] = names
+        return self._named[id(root)].get(reference[1:])
+
+
+def _pointed(reference: str, root: Any) -> Place | None:
+    """Where a pointer leads to."""
     value = root
     for step in reference[1:].split("/")[1:]:
         name = unquote(step).replace("~1", "/").replace("~0", "~")
@@ -42,11 +66,11 @@ def follow(reference: Any, root: Any) -> Place | None:
     return Place(value, root)
 
 
-def _named(name: str, value: Any, root: Any) -> Iterator[Place]:
-    """The places in ``value`` with that ``$anchor``; other documents in there do not count."""
-    if isinstance(value, dict) and value.get("$anchor") == name:
+def _anchors(value: Any, root: Any) -> Iterator[Place]:
+    """The places in ``value`` with an ``$anchor``; other documents in there do not count."""
+    if isinstance(value, dict) and isinstance(value.get("$anchor"), str):
         yield Place(value, root)
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             if resource(inner, root) is root:
-                yield from _named(name, inner, root)
+                yield from _anchors(inner, root)
