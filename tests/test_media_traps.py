@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
-from ssrf_forms import FORMS, HOST, INSIDE4, INSIDE6, PUBLIC, REBOUND, REDIRECTS
+from media_kit import FakeDNS
+from moongate.core.errors import FetchError
+from moongate.media.fetch import Fetcher
+from ssrf_forms import DIRECT, FORMS, HOST, INSIDE4, INSIDE6, NAMES, PUBLIC, REBOUND, REDIRECTS
 
 TRAPS = Path(__file__).with_name("traps.py")
 
@@ -71,3 +74,22 @@ def test_a_public_address_of_our_own_is_not_connected_to():
 def test_the_list_is_of_addresses_that_differ():
     assert len(set(FORMS)) == len(FORMS)
     assert len(set(INSIDE4) | set(INSIDE6)) == len(INSIDE4) + len(INSIDE6)
+
+
+async def test_on_any_machine_no_socket_is_made_for_what_is_written_or_named_inside(monkeypatch):
+    made: list[Any] = []
+
+    def socket(_, about):
+        made.append(about)
+        raise OSError
+
+    monkeypatch.setattr("moongate.media.fetch._Gate.socket", socket)
+    fetcher = Fetcher(resolve=FakeDNS(NAMES))
+    for url in DIRECT:
+        with pytest.raises(FetchError):
+            await fetcher.fetch(url)
+    assert made == []
+    with pytest.raises(FetchError):
+        await fetcher.fetch(f"http://{HOST}/")
+    assert {about[4][0] for about in made} <= set(PUBLIC)
+    assert made
