@@ -46,6 +46,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 _IRE: Final = "invalid_request_error"
+_USED: Final = "This Idempotency-Key was used before."
 
 ROWS: Final[dict[str, Row]] = {
     "missing_api_key": Row(401, "authentication_error", "You didn't provide an API key."),
@@ -55,15 +56,9 @@ ROWS: Final[dict[str, Row]] = {
         402, "insufficient_quota", "Insufficient credits for this request.", retry=False
     ),
     "invalid_idempotency_key": Row(400, _IRE, "Idempotency-Key is not valid."),
-    "idempotency_mismatch": Row(
-        422, "idempotency_error", "This Idempotency-Key was used before.", retry=False
-    ),
-    "idempotency_in_progress": Row(
-        409, "idempotency_error", "This Idempotency-Key was used before."
-    ),
-    "idempotency_completed": Row(
-        409, "idempotency_error", "This Idempotency-Key was used before.", retry=False
-    ),
+    "idempotency_mismatch": Row(422, "idempotency_error", _USED, retry=False),
+    "idempotency_in_progress": Row(409, "idempotency_error", _USED),
+    "idempotency_completed": Row(409, "idempotency_error", _USED, retry=False),
     "rate_limit_exceeded": Row(429, "rate_limit_error", "Rate limit reached for {dimension}."),
     "unknown_url": Row(404, _IRE, "Unknown request URL."),
     "method_not_allowed": Row(405, _IRE, "Method not allowed."),
