@@ -25,8 +25,8 @@ MARK = "<!-- What follows is written by scripts/docs.py. -->\n"
 
 # The order in which a request meets the parts; what is not named here comes last.
 ORDER = (
-    "app gateway admission counting visit delivery web wire access route upstream meter ledger "
-    "payments store admin cli"
+    "app gateway admission counting visit delivery lookup web wire access route upstream meter "
+    "ledger media search payments store admin cli"
 )
 GROUND = "settings home log metrics core"
 

@@ -18,6 +18,7 @@ import moongate.delivery
 from engine_kit import model_cache
 from moongate.upstream.frames import Look
 from moongate.upstream.scripted import ScriptedServer
+from search_kit import engine
 from serving_kit import ONE_UPSTREAM, Served, serve
 from wire_kit import check_stream
 
@@ -32,7 +33,6 @@ LOOKS: Final = {
 REASONS: Final = {
     "prefix": "OpenAI's API has no way to continue an assistant's message.",
     "blind": "The stand-in reads no pictures and no videos; `GET /v1/models` says so.",
-    "search": "Searching the web is a service of the platform's own, which does not exist yet.",
     "uploads": "Files cannot be uploaded yet: send the bytes.",
 }
 """Why a cell may be ``refused``; nothing else is an excuse."""
@@ -58,6 +58,12 @@ family = "other"
 abilities = ["tools", "thinking"]
 targets = [{{ upstream = "{kind}", model = "kimi-k2.5" }}]
 price = {{ input = "0.48", cached = "0.10", output = "2.00" }}
+"""
+SEARCH: Final = """
+[search]
+engine = "searxng"
+base_url = "{url}"
+pages = false
 """
 POLICIES: Final = ("standard", "strict", "lenient")
 
@@ -201,6 +207,8 @@ def as_whole(folded: dict[str, Any]) -> dict[str, Any]:
         ]
         if calls:
             message["tool_calls"] = calls
+        if one["annotations"]:
+            message["annotations"] = one["annotations"]
         reason = one["finish_reason"]
         choices.append({"index": one["index"], "message": message, "finish_reason": reason})
     return {"choices": choices, "usage": folded["usage"]} | (
@@ -269,6 +277,8 @@ async def place_of(kind: str, folder: Path) -> AsyncIterator[Place]:
             models.mkdir(parents=True, exist_ok=True)
             (folder / "home").mkdir(mode=0o700)
             (folder / "home" / "models").symlink_to(models)
+        web = await stack.enter_async_context(engine())
+        config += SEARCH.format(url=web.url)
         stack.enter_context(patch.object(moongate.delivery, "_PULSE_S", 0.1))
         place.served = await stack.enter_async_context(serve(folder, config))
         keys = place.served.app.keys

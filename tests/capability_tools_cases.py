@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from capability_kit import KINDS, Place, feature
+from capability_kit import Place, feature
 from capability_request_cases import OFF, user
 
 TOOLS_AREA = "Tools"
@@ -280,11 +280,37 @@ async def leaked_markers(place: Place) -> None:
 SEARCH = {"type": "builtin_function", "function": {"name": "$web_search"}}
 
 
+FOUND = 'tool web_search {"query":"moons of mars"}\nfinish tool_calls\n---\ntext Two [^1^].'
+
+
 @feature(
     TOOLS_AREA,
-    "`$web_search`, the built-in function",
-    refused=dict.fromkeys(KINDS, "search"),
-    body={"tools": [SEARCH], "thinking": OFF},
+    "`$web_search`, the built-in function: we search, the answer cites its sources",
+    also=("test_search_answers.py::test_three_rounds_of_searches_are_one_answer",),
 )
 async def web_search(place: Place) -> None:
-    raise AssertionError("refused everywhere")
+    fields = {"messages": QUESTION, "tools": [SEARCH], "thinking": OFF, "tool_choice": "required"}
+    for asked in (place.whole, place.stream):
+        got = await asked(FOUND, **fields, **ROOM)
+        assert got.status == 200, got.body
+        assert got.finish in ("stop", "length")
+        assert not got.calls
+        assert got.usage["searches"] == 1
+        cited = [note["url_citation"] for note in got.message["annotations"]]
+        assert cited[0]["url"] == "https://example.org/mars"
+        if place.http:
+            assert got.text[cited[0]["start_index"] : cited[0]["end_index"]] == "[^1^]"
+            assert got.sent["messages"][-1]["role"] == "tool"
+
+
+@feature(TOOLS_AREA, "`web_search_options`, as at OpenAI")
+async def web_search_options(place: Place) -> None:
+    options = {"search_context_size": "low", "user_location": {"type": "approximate"}}
+    got = await place.whole("text Two.", messages=user("Hm"), web_search_options=options, **ROOM)
+    assert got.status == 200
+    assert got.usage["searches"] == 0
+    dropped = got.headers["x-moongate-dropped"].split(",")
+    assert "web_search_options.user_location" in dropped
+    if place.http:
+        assert [tool["function"]["name"] for tool in got.sent["tools"]] == ["web_search"]
+        assert "web_search_options" not in got.sent

@@ -245,8 +245,9 @@ async def test_bad_bodies_name_the_field_and_lose_nothing(
             "messages[0].content[0].image_url",
             "cannot be fetched",
         ),
-        ({"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]},
-         400, "tools[0]", "does not take search"),
+        ({"web_search_options": 7}, 400, "web_search_options", "must be an object"),
+        ({"web_search_options": {"search_context_size": "vast"}}, 400,
+         "web_search_options.search_context_size", "must be one of low, medium, high"),
         ({"frobnicate": 1}, 200, None, None),
     ],
 )  # fmt: skip
@@ -271,7 +272,7 @@ async def test_models_health_metrics_and_reference(served: Served) -> None:
     assert card["context_length"] == 262_144
     assert card["pricing"]["input"] == "0.48"
     assert (card["pricing"]["cached_nanos"], card["pricing"]["output_nanos"]) == (100, 2000)
-    assert "search" not in card["abilities"]
+    assert "search" in card["abilities"]
     url = f"{served.url}/models/moonshotai%2FKimi-K2.5"
     async with served.http.get(url, headers=headers) as reply:
         assert (await reply.json())["id"] == "kimi-k2.5"

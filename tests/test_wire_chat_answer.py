@@ -32,7 +32,7 @@ USAGE = (
     '{"prompt_tokens":10000,"completion_tokens":500,"total_tokens":10500,"cached_tokens":8000,'
     '"prompt_tokens_details":{"cached_tokens":8000},'
     '"completion_tokens_details":{"reasoning_tokens":120},'
-    '"saved_nanos":3040000,"saved_usd":"0.00304","cost":0.00276,"cost_nanos":2760000}'
+    '"saved_nanos":3040000,"saved_usd":"0.00304","searches":0,"cost":0.00276,"cost_nanos":2760000}'
 )
 START = (
     'data: {"id":"chatcmpl-0123456789abcdef01234567","object":"chat.completion.chunk",'

@@ -15,7 +15,7 @@ import msgspec
 from moongate.access.keys import Principal, tenant_tag
 from moongate.core.cards import DataPolicy, Facts, Offer
 from moongate.core.errors import Refused
-from moongate.core.ports import Ask, Clock, Codec, Head, Upstream
+from moongate.core.ports import Ask, Clock, Codec, Head, Upstream, WebSearch
 from moongate.core.request import Request
 from moongate.counting import BESIDE, Counting
 from moongate.delivery import Streamed, Whole
@@ -28,6 +28,7 @@ from moongate.route.plan import Step
 from moongate.route.prefix import Prefix
 from moongate.route.router import Router
 from moongate.route.wish import Wish
+from moongate.search.desk import Desk, tell_lost, with_room
 from moongate.upstream.replay import Replay
 from moongate.visit import Job, Visit
 
@@ -41,6 +42,8 @@ class Chosen(msgspec.Struct, frozen=True):
     ``request`` is what is left to ask: the key's policy had the fields ``left_out`` dropped, and
     ``repaired`` are the messages whose reasoning was put back. ``tenant`` is whose it is.
     ``prefix`` is what it begins with.
+    ``search``: how the answer may search the web. ``lost`` are the messages whose results of a
+    search could not be opened.
     """
 
     request: Request
@@ -50,6 +53,8 @@ class Chosen(msgspec.Struct, frozen=True):
     tenant: str
     repaired: tuple[int, ...]
     prefix: Prefix
+    search: WebSearch | None = None
+    lost: tuple[int, ...] = ()
 
 
 class Admission:
@@ -71,6 +76,7 @@ class Admission:
         unretained: frozenset[str],
         replay: Replay,
         eyes: Eyes,
+        desk: Desk,
         wishing: frozenset[str] = frozenset(),
     ) -> None:
         self._catalog, self._upstreams = catalog, upstreams
@@ -80,7 +86,7 @@ class Admission:
         self._tenant_secret = tenant_secret
         self._require: DataPolicy = require
         self._unretained = unretained
-        self._replay, self._eyes = replay, eyes
+        self._replay, self._eyes, self._desk = replay, eyes, desk
 
     def wish(self, principal: Principal, headers: Mapping[str, str]) -> Wish | None:
         """What the client's headers say of the way. Raises Refused naming one."""
@@ -89,7 +95,13 @@ class Admission:
         return wish.read(headers, known, allowed=allowed)
 
     async def choose(
-        self, principal: Principal, request: Request, admit: Admit, wished: Wish | None = None
+        self,
+        principal: Principal,
+        request: Request,
+        admit: Admit,
+        wished: Wish | None = None,
+        *,
+        searches: bool = False,
     ) -> Chosen:
         """Who serves ``request``, and what is left of it once all that it shows was brought.
 
@@ -117,7 +129,14 @@ class Admission:
         repaired: tuple[int, ...] = ()
         if offer.card.family == "kimi":
             request, repaired = await self._replay.mend(tenant, request, kept=kept)
-        return Chosen(request, offer, (steps[0], *fit), left_out, tenant, repaired, prefix)
+        prepared = self._desk.admit(
+            request, tenant, zero_retention=principal.zero_retention, by_client=searches
+        )
+        left_out = (*left_out, *prepared.left_out)
+        return Chosen(
+            prepared.request, offer, (steps[0], *fit), left_out, tenant, repaired,
+            prefix, prepared.search, prepared.lost,
+        )  # fmt: skip
 
     async def _prefix(self, tenant: str, request: Request, offer: Offer) -> Prefix:
         """What ``request`` begins with; a large one is hashed beside the event loop."""
@@ -145,15 +164,18 @@ class Admission:
         No money has moved, and no answer was asked for, when it returns.
         """
         wished = self.wish(principal, visit.way)
-        chosen = await self.choose(principal, request, admit, wished)
+        chosen = await self.choose(principal, request, admit, wished, searches=visit.searches)
         request, offer, first = chosen.request, chosen.offer, chosen.steps[0].target
         visit.berth = berth = self._router.take(chosen.steps[0], chosen.prefix)
         prompt = await self._counting.prompt(request, offer, chosen.steps)
         wanted = request.output_tokens_max or offer.output_tokens_default
         cap = tokens.cap(prompt, wanted, offer.window)
+        search = with_room(chosen.search, prompt, offer.window)
         ask = Ask(
-            visit.id, request, first.model, cap, chosen.tenant, chosen.repaired, offer.card.family
+            visit.id, request, first.model, cap, chosen.tenant, chosen.repaired,
+            offer.card.family, search,
         )  # fmt: skip
+        tell_lost(headers, chosen.lost)
         if cap < wanted:
             headers["x-moongate-clamped"] = "max_completion_tokens"
         now = (self._clock.monotonic_s(), self._clock.now_ms())
@@ -166,7 +188,9 @@ class Admission:
         tokenizer = self._counting.tokenizer(offer, chosen.steps)
         return Job(
             principal, offer, chosen.steps, ask, prompt, tokenizer, delivery, headers, *now,
-            chosen.prefix, berth, left_out=chosen.left_out,
+            chosen.prefix, berth,
+            lambda more: self._counting.prompt(more, offer, chosen.steps),
+            left_out=chosen.left_out,
         )  # fmt: skip
 
     def _facts(self, upstream: str) -> Facts:

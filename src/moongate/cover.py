@@ -68,6 +68,20 @@ class Cover:
                 return False
         return True
 
+    async def afford(self, nanos: int, tokens: int) -> bool:
+        """Hold ``nanos`` for a fee or for a prompt of ``tokens``; False when nobody can pay them.
+
+        Nothing of the kind is done uncovered: raises LedgerUnavailable.
+        """
+        while self._asking is not None:
+            await asyncio.shield(self._asking)
+        if self._trouble is not None:
+            raise self._trouble
+        held = await asyncio.shield(self._book.track(self._book.afford(self._held, nanos)))
+        if held and tokens:
+            self._granted(tokens)
+        return held
+
     async def catch_up(self, count: int) -> None:
         """After trouble, see once more that ``count`` tokens are paid for, before they are booked.
 

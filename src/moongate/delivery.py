@@ -12,7 +12,17 @@ from typing import Final, Protocol
 import msgspec
 
 from moongate.core.errors import ClientLeft, Refused
-from moongate.core.events import Event, Failed, Finished, Fold, Started, Thinking, Used
+from moongate.core.events import (
+    Aside,
+    Event,
+    Failed,
+    Finished,
+    Fold,
+    Searched,
+    Started,
+    Thinking,
+    Used,
+)
 from moongate.core.money import Bill
 from moongate.core.ports import Clock, Codec, Head, Reply
 
@@ -148,7 +158,7 @@ class Streamed:
             await self._reply.write(data)
 
 
-_KEPT_BACK: Final = frozenset({Started, Used, Finished, Failed})
+_KEPT_BACK: Final = frozenset({Started, Used, Finished, Failed, Aside, Searched})
 
 
 class Pulse:

@@ -43,6 +43,7 @@ from moongate.metrics import Metrics
 from moongate.passage import Passage
 from moongate.route.catalog import Catalog
 from moongate.route.router import Router
+from moongate.search.desk import Desk
 from moongate.upstream.replay import Replay
 from moongate.visit import Admit, Job, Visit
 
@@ -68,6 +69,7 @@ class Gateway:
         log: Log,
         metrics: Metrics,
         tenant_secret: bytes,
+        desk: Desk,
         require: DataPolicy = "none",
         unretained: frozenset[str] = frozenset(),
         wishing: frozenset[str] = frozenset(),
@@ -87,7 +89,7 @@ class Gateway:
             catalog=catalog, upstreams=upstreams, router=router, clock=clock,
             counting=Counting(upstreams, tokenizers or {}),
             tenant_secret=tenant_secret, require=require, unretained=unretained,
-            replay=self.replay, eyes=self.eyes, wishing=wishing,
+            replay=self.replay, eyes=self.eyes, desk=desk, wishing=wishing,
         )  # fmt: skip
         self._visits: set[Visit] = set()
 

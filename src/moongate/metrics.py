@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from moongate.core.money import Bill
 from moongate.core.rows import Finding, Outcome
 
-LABELS: Final = ("model", "upstream", "outcome", "kind", "status")
+LABELS: Final = ("model", "upstream", "outcome", "kind", "status", "engine")
 _DRIFT: Final = "moongate_ledger_drift_nano_usd"
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -64,6 +64,12 @@ class Metrics:
         self.ejections = Counter(
             "moongate_ejections", "Upstreams ejected", ["upstream"], registry=registry
         )
+        self.searches = Counter(
+            "moongate_searches",
+            "Searches of the web, by how they ended",
+            ["engine", "outcome"],
+            registry=registry,
+        )
         self.rates_degraded = Gauge(
             "moongate_rates_degraded",
             "Processes that count rates alone for want of the shared counter",
@@ -103,6 +109,10 @@ class Metrics:
             self.charged.labels(model).inc(bill.cost_nanos)
         if forgiven_nanos:
             self.forgiven.labels(model).inc(forgiven_nanos)
+
+    def searched(self, engine: str, outcome: str) -> None:
+        """Count a search: ``ok``, or a word for how it failed."""
+        self.searches.labels(engine, outcome).inc()
 
     def checked(self, found: Sequence[Finding]) -> None:
         """Note what the ledger's check of itself found; 0 means that every sum is right."""

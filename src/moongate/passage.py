@@ -20,7 +20,17 @@ from moongate.core.errors import (
     UpstreamRefused,
     UpstreamTooLong,
 )
-from moongate.core.events import Event, Failed, Finished, Text, Thinking, ToolArgs, ToolCall
+from moongate.core.events import (
+    Aside,
+    Due,
+    Event,
+    Failed,
+    Finished,
+    Text,
+    Thinking,
+    ToolArgs,
+    ToolCall,
+)
 from moongate.core.ports import Clock, Upstream
 from moongate.cover import Cover
 from moongate.delivery import Pulse, Streamed
@@ -32,7 +42,7 @@ from moongate.route.router import Router
 from moongate.upstream.replay import WANTING, Replay, Watch, tell
 from moongate.visit import Job, Visit
 
-_CONTENT: Final = frozenset({Text, Thinking, ToolArgs, ToolCall})
+_CONTENT: Final = frozenset({Text, Thinking, ToolArgs, ToolCall, Aside})
 
 
 class Passage:
@@ -87,6 +97,8 @@ class Passage:
         Of an answer that broke, nothing passes and nobody pays: it is only counted.
         """
         tap = job.tap
+        if type(events[0]) is Due:
+            return await job.fund(events[0], cover)
         whole = cover.fits(tap.after(events))
         for piece in (events,) if whole else _pieces(events):
             if not (whole or job.guard.broken) and type(piece[0]) in _CONTENT:

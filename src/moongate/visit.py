@@ -14,9 +14,12 @@ import msgspec
 from moongate.access.keys import Principal
 from moongate.core.cards import Offer
 from moongate.core.errors import Refused, UpstreamTooLong
+from moongate.core.events import Due
 from moongate.core.money import Usage
 from moongate.core.ports import Ask, Reply
+from moongate.core.request import Request
 from moongate.core.rows import Outcome
+from moongate.cover import Cover
 from moongate.delivery import Delivery
 from moongate.guarantee import Guard
 from moongate.ledger.book import Told
@@ -47,6 +50,7 @@ class Visit:
     the request's bytes when they are wanted, and admits them as it goes. ``idempotency`` is the
     client's Idempotency-Key, ``way`` the headers in which it may say where to go. ``berth`` is
     where it counts, once it is chosen.
+    ``searches``: the client runs the loop of a web search itself.
     """
 
     def __init__(
@@ -57,9 +61,11 @@ class Visit:
         reply: Reply,
         idempotency: str | None = None,
         way: Mapping[str, str] = MappingProxyType({}),
+        *,
+        searches: bool = False,
     ) -> None:
         self.id, self.credential, self.body, self.reply = id, credential, body, reply
-        self.idempotency, self.way = idempotency, way
+        self.idempotency, self.way, self.searches = idempotency, way, searches
         self.berth: Berth | None = None
         self.stage: Stage = "admit"
         self.ended: Literal["client_left", "gateway_error"] | None = None
@@ -93,7 +99,8 @@ class Job:
     """What admission decided for one visit, and what is learnt on the way.
 
     ``headers`` are those of the answer; they may change until its head is sent. ``tokenizer`` is
-    the model's, where it may count what is generated. ``refusal`` is what the client is told when
+    the model's, where it may count what is generated. ``count`` counts the prompt of a further
+    round. ``refusal`` is what the client is told when
     there is no answer to end: the first while nothing was sent, the second inside a stream.
     ``step`` is who is asked, ``berth`` where it counts, ``prefix`` what the request begins with.
     ``watch`` gathers reasoning that is to be remembered. ``left_out`` names fields that the key's
@@ -115,13 +122,14 @@ class Job:
         created_ms: int,
         prefix: Prefix,
         berth: Berth,
+        count: Callable[[Request], Awaitable[Count]],
         *,
         left_out: tuple[str, ...] = (),
     ) -> None:
         self.principal, self.offer, self.steps, self.ask = principal, offer, steps, ask
         self.delivery, self.headers = delivery, headers
         self.started_s, self.created_ms = started_s, created_ms
-        self.prompt, self.left_out = prompt, left_out
+        self.prompt, self._count, self.left_out = prompt, count, left_out
         self._lowered: str | None = None
         self.tap = Tap(prompt, ask.request.sampling.n or 1, tokenizer)
         self.step, self.prefix, self.berth = steps[0], prefix, berth
@@ -147,6 +155,18 @@ class Job:
     def tokens_first(self, slices: Slices) -> int:
         """Tokens that this request may use before more is set aside: prompt and first slice."""
         return self.prompt.bound + min(slices.first, self.terms().output_tokens_max)
+
+    async def fund(self, due: Due, cover: Cover) -> bool:
+        """Set aside what comes next beside the output; False when nobody can pay it.
+
+        Raises LedgerUnavailable.
+        """
+        price = self.offer.price.price
+        if due.request is None:
+            return await cover.afford(due.searches * price.search, 0)
+        prompt = await self._count(due.request)
+        self.tap.expect(prompt)
+        return await cover.afford(Terms.of(price, prompt.bound, 0).prompt_nanos, prompt.bound)
 
     def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
         """Remember what to tell the client instead of an answer."""

@@ -32,8 +32,8 @@ from moongate.app.parts import (
 from moongate.app.peers import Peers
 from moongate.app.rates import make_limits
 from moongate.app.repricing import keep_prices
+from moongate.app.searches import Searches
 from moongate.app.words import callable_host, summary
-from moongate.core.cards import Ability
 from moongate.core.errors import ConfigurationError, LedgerUnavailable
 from moongate.core.ids import new_id
 from moongate.core.ports import Clock, Store, SystemClock, Upstream
@@ -52,8 +52,6 @@ from moongate.web.handlers import Handlers
 from moongate.web.server import Door
 from moongate.wire.chat import ChatCodec
 
-NOT_SERVED: Final[frozenset[Ability]] = frozenset({"search"})
-"""Abilities that no part of ours carries yet: a card's word for them is not repeated."""
 _SETTLING_S: Final = 5.0
 _PARTING_S: Final = 1.0
 """How long a connection that is kept and silent stays open when a drain is done."""
@@ -88,12 +86,13 @@ class Application:
         self.metrics = Metrics()
         self.health = Health(self.clock, self._ejected)
         self.router = make_router(settings, self.health, self.clock, pepper)
+        self.searches = Searches(settings, pepper, self.metrics.searched)
+        serving = self.searches.around(self.upstreams)
         self.catalog = Catalog(
-            settings.cards(), lambda name: self.upstreams[name].facts(), self.health.alive,
-            self.clock, without=NOT_SERVED,
+            settings.cards(), lambda name: serving[name].facts(), self.health.alive,
+            self.clock, without=self.searches.without,
         )  # fmt: skip
-        ledger = settings.ledger
-        self.journal = Journal(home.journal)
+        ledger, self.journal = settings.ledger, Journal(home.journal)
         self.book = Book(
             self.store, self.clock, new_id("srv_", self.clock.now_ms()),
             Slices(ledger.hold_first, ledger.hold_step, ledger.hold_low), self.journal,
@@ -115,7 +114,8 @@ class Application:
             ),
             book=self.book,
             router=self.router,
-            upstreams=self.upstreams,
+            upstreams=serving,
+            desk=self.searches.desk,
             clock=self.clock,
             log=self.log,
             metrics=self.metrics,
@@ -168,6 +168,7 @@ class Application:
         self.journal.open()
         await self.sweep.recover()
         await self.gateway.limits.start()
+        await self.searches.start()
         if self.place.first:
             await seed_prices(self.store, self.catalog, self.settings, self.clock, self._note)
             self.home.publish_receipt_key(self.office.means.signer.public)
@@ -182,7 +183,9 @@ class Application:
             metrics=self.peers.collect,
             body_bytes_max=self.settings.server.body_bytes_max,
             draining=lambda: self.draining,
-        ).table() | buyer_handlers(
+        ).table()
+        handlers |= self.searches.handlers(self.gateway, lambda: self.draining)
+        handlers |= buyer_handlers(
             self.settings, self.store, self.keys, self.clock, self.log.event, self.catalog.offers
         )
         server = self.settings.server
@@ -239,6 +242,7 @@ class Application:
         for upstream in self.upstreams.values():
             await upstream.close()
         self.gateway.eyes.shelf.clear()
+        await self.searches.close()
         await self.gateway.limits.close()
         await self.book.drain()
         self.journal.close()

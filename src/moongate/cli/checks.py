@@ -17,6 +17,7 @@ import moongate
 from moongate.cli.check import Check, State, asked
 from moongate.cli.desk import Desk
 from moongate.cli.screen import day
+from moongate.cli.search_checks import search_checks
 from moongate.cli.store_checks import store_checks
 from moongate.core.errors import MoongateError
 from moongate.home import Home, advising
@@ -33,10 +34,12 @@ _KEY_BYTES: Final = 32
 _SKEW_S: Final = 5.0
 
 
-def look_around(desk: Desk, settings: Settings, server: dict[str, Any] | None) -> Iterator[Check]:
+def look_around(
+    desk: Desk, settings: Settings, server: dict[str, Any] | None, *, search: bool = False
+) -> Iterator[Check]:
     """Every look, in order; one that fails does not keep the rest from running.
 
-    ``server`` is what a server that runs here tells of itself.
+    ``server`` is what a server that runs here tells of itself. ``search``: one search is made.
     """
     yield Check("server", "ok", _server(desk, server))
     try:
@@ -60,6 +63,7 @@ def look_around(desk: Desk, settings: Settings, server: dict[str, Any] | None) -
     yield _receipts(desk.home)
     if any(upstream.kind == "embedded" for upstream in settings.upstreams):
         yield from _engine(desk.home, settings)
+    yield from search_checks(desk, settings, live=search)
     yield from _policies(settings)
     for key in unused(settings):
         yield Check("configuration", "warning", f"{key} is set, but this version does not use it.")

@@ -23,8 +23,9 @@ _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "broken": ("FA
 
 @click.command("doctor", epilog="Example:  moongate doctor --config moongate.toml")
 @options.as_json
+@click.option("--search", is_flag=True, help="Also make one real search of the web.")
 @options.place
-def command(*, as_json: bool, home: Path | None, config: Path | None) -> int:
+def command(*, as_json: bool, search: bool, home: Path | None, config: Path | None) -> int:
     """Check everything that can be checked, beside a running server or without one.
 
     Prints the effective configuration with secrets hidden (the running server's own, where
@@ -45,7 +46,7 @@ def command(*, as_json: bool, home: Path | None, config: Path | None) -> int:
         click.echo("Checks\n")
         _tell(checks)
     if settings is not None:
-        for check in look_around(desk, settings, server):
+        for check in look_around(desk, settings, server, search=search):
             checks.append(check)
             if not as_json:
                 _tell([check])

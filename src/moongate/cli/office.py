@@ -7,6 +7,7 @@ from moongate.access.keys import Keys
 from moongate.access.pepper import agree
 from moongate.admin import Office
 from moongate.app.parts import make_office, make_store, make_upstreams
+from moongate.app.searches import Searches
 from moongate.core.ports import SystemClock
 from moongate.core.rows import PriceRow
 from moongate.home import Home
@@ -27,7 +28,12 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
     pepper = home.pepper(settings.store.file(home.path))
     keys = Keys(store, pepper, clock)
     upstreams = make_upstreams(settings, home, lambda _: None, lambda _: None)
-    catalog = Catalog(settings.cards(), lambda name: upstreams[name].facts(), lambda _: True, clock)
+    searches = Searches(settings, pepper)
+    serving = searches.around(upstreams)
+    catalog = Catalog(
+        settings.cards(), lambda name: serving[name].facts(), lambda _: True, clock,
+        without=searches.without,
+    )  # fmt: skip
     called = [up for up in upstreams.values() if awake and up.kind != "embedded"]
     await store.open()
     try:

@@ -37,7 +37,8 @@ class Target(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True):
     """What a serving end says of itself; ``None`` leaves it to the model card.
 
-    ``window`` and ``output_tokens_default`` are tokens. ``fingerprint`` goes into
+    ``window`` and ``output_tokens_default`` are tokens. ``lacks`` are abilities that it has not,
+    whatever the card says. ``fingerprint`` goes into
     ``system_fingerprint``. ``stand_in`` is a sentence when the model served is not the one
     that the card names.
     """
@@ -48,6 +49,7 @@ class Facts(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     data_policy: DataPolicy = "none"
     stand_in: str | None = None
+    lacks: frozenset[Ability] = frozenset()
 
 
 class Fixed(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@
     ├── FetchError           something at an address that a client named did not come
     │   ├── UrlRefused           the address, or one on the way, may not be fetched
     │   └── FetchFailed          it may be, and did not come: silence, a status, its size
+    ├── SearchFailed         a search engine let us down; nobody pays for it
     ├── ClientLeft           the client hung up, or read too slowly
     ├── LedgerUnavailable    the store cannot commit now; nothing was charged
     └── ConfigurationError   start-up cannot go on; the text is for the operator
@@ -115,9 +116,15 @@ ROWS: Final[dict[str, Row]] = {
     ),
     "draining": Row(503, "server_error", "The server is shutting down; try again."),
     "no_zdr_route": Row(403, "permission_error", "No upstream meets this key's data policy."),
+    "search_failed": Row(502, "server_error", "The web search failed; nothing was charged."),
     "internal_error": Row(500, "server_error", "An internal error occurred; nothing was charged."),
 }
 """Code -> row. Facts in braces are filled from scalars that we computed, never from input."""
+
+SEARCH_KINDS: Final = (
+    *("down", "slow", "empty", "malformed", "limited", "refused", "status", "not_started"),
+)
+"""How a search can fail."""
 
 _SPELLING: Final = {"stream_interrupted": "upstream_error", "oversized_header": "invalid_header"}
 
@@ -282,6 +289,14 @@ class UrlRefused(FetchError):
 
 class FetchFailed(FetchError):
     """It may be fetched, and did not come: unknown, silent, another status than 200, too large."""
+
+
+class SearchFailed(MoongateError):
+    """A search engine let us down: ``kind`` is one of :data:`SEARCH_KINDS`, for logs and models."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
 
 
 class ClientLeft(MoongateError):

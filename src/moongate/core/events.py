@@ -7,15 +7,20 @@ call index: nothing is attached by being next to something.
 
 from typing import Final, Literal
 
+import msgspec
+
 from moongate.core.money import Counts
-from moongate.core.request import Call, CallType
+from moongate.core.request import Call, CallType, Request
 from moongate.core.sealed import Sealed
 
 Reason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Started(Sealed, frozen=True, gc=False):
-    """The upstream accepted the request (a 2xx head); no token yet."""
+    """The upstream accepted the request (a 2xx head); no token yet.
+
+    It comes again where a further round, which was :class:`Due`, was accepted.
+    """
 
 
 class Thinking(Sealed, frozen=True, gc=False):
@@ -50,6 +55,29 @@ class ToolArgs(Sealed, frozen=True, gc=False):
     choice: int = 0
 
 
+class Aside(Sealed, frozen=True, gc=False):
+    """A piece that the model wrote for us alone, a call of our own tool: output, and not shown."""
+
+    text: str
+    choice: int = 0
+
+
+class Due(Sealed, frozen=True):
+    """What comes next costs more than was asked for at first: reading on means that it is held.
+
+    So many ``searches``, or another round, whose prompt is that of ``request``.
+    """
+
+    searches: int = 0
+    request: Request | None = None
+
+
+class Searched(msgspec.Struct, frozen=True, gc=False):
+    """So many searches of the web were carried out."""
+
+    count: int = 1
+
+
 class Citation(Sealed, frozen=True):
     """A source for content characters ``start`` to ``end``."""
 
@@ -81,13 +109,27 @@ class Failed(Sealed, frozen=True):
     kind: str
 
 
-Event = Started | Thinking | Text | ToolCall | ToolArgs | Citation | Finished | Used | Failed
+Event = (
+    Started
+    | Thinking
+    | Text
+    | ToolCall
+    | ToolArgs
+    | Aside
+    | Citation
+    | Due
+    | Searched
+    | Finished
+    | Used
+    | Failed
+)
 
 State = Literal["idle", "open", "content", "finished", "failed"]
 
 ORDER: Final[dict[State, dict[type, State]]] = {
     # One row a state: which events may come, and what follows. Finishing is per choice;
-    # the readers track choices and come to "finished" when a choice has its reason.
+    # the readers track choices and come to "finished" when a choice has its reason. What no
+    # reader makes (Aside, Due, Searched, Started again) is not here: it comes between rounds.
     "idle": {Started: "open", Failed: "failed"},
     "open": {
         Thinking: "content",
@@ -182,7 +224,7 @@ class Fold:
         self._finishes: dict[int, Finished] = {}
 
     def add(self, event: Event) -> None:
-        """Take one event; Started, Used and Failed leave no trace in the answer."""
+        """Take one event; what is no content leaves no trace in the answer."""
         match event:
             case Text():
                 self._text.setdefault(event.choice, []).append(event.text)

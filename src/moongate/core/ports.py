@@ -32,6 +32,7 @@ __all__ = [
     "Store",
     "SystemClock",
     "Upstream",
+    "WebSearch",
     "Writer",
 ]
 
@@ -153,13 +154,29 @@ class Reply(Protocol):
         """Send a whole JSON answer; ``close``: and end the connection."""
 
 
+class WebSearch(Sealed, frozen=True):
+    """How an answer may search the web.
+
+    ``tool`` is the function that the model is offered and that we run. ``by_client``: the client
+    runs the loop and carries the results. A search brings ``results_max`` of them, and all together
+    may add ``room`` characters to the prompt. ``pages``: the pages found may be read.
+    """
+
+    tool: str
+    by_client: bool = False
+    results_max: int = 5
+    room: int = 48_000
+    pages: bool = True
+
+
 class Ask(Sealed, frozen=True):
     """One request on its way to an upstream.
 
     ``id`` is the hold's id and goes along as the request id. ``model`` is the name there.
     ``output_tokens_max`` is the cap that we send (tokens). ``tenant`` keeps organisations apart
     in the upstream's prompt cache: an opaque tag, never client text. ``repaired`` are the indexes
-    of messages whose reasoning we put back. ``family`` is the model's.
+    of messages whose reasoning we put back. ``family`` is the model's. ``search`` is there where
+    the answer may search the web; an upstream that cannot is never sent it.
     """
 
     id: str
@@ -169,6 +186,7 @@ class Ask(Sealed, frozen=True):
     tenant: str
     repaired: tuple[int, ...] = ()
     family: Family = "other"
+    search: WebSearch | None = None
 
 
 class Probe(Sealed, frozen=True):

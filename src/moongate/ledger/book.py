@@ -13,37 +13,21 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from moongate.core.errors import LedgerUnavailable, Refused
-from moongate.core.money import Bill, Counts, Price, Usage, charge, saved
-from moongate.core.ports import NO_COUNTS, Clock, Settlement, Store
+from moongate.core.money import Bill, Usage, saved
+from moongate.core.ports import Clock, Settlement, Store
 from moongate.core.rows import HoldRow, Outcome, PriceRow, UsageRow
 from moongate.core.store import Extension, Idem, NotHeld, Running
 from moongate.ledger.journal import Journal
 from moongate.ledger.slices import Slices, Terms
+from moongate.ledger.told import Told, usage_row, weigh
+
+__all__ = ["LEASE_S", "Book", "Held", "Payer", "Told", "weigh"]
 
 LEASE_S: Final = 60
 _BUSY_S: Final = 1.0
 """What a client is told to wait whose Idempotency-Key is in use by a request that runs."""
 
 _Result = TypeVar("_Result")
-
-
-class Told(msgspec.Struct, frozen=True):
-    """What a usage row says of its request beside money; no content.
-
-    ``created_ms`` is the time of acceptance (epoch), ``first_token_ms`` and ``duration_ms`` are
-    durations. ``counts`` are the upstream's own words. ``spoiled`` is what attempts used that were
-    not as promised and not delivered.
-    """
-
-    upstream: str
-    created_ms: int
-    streamed: bool = False
-    status: int = 200
-    counts: Counts = NO_COUNTS
-    first_token_ms: int | None = None
-    duration_ms: int = 0
-    attempts: int = 1
-    spoiled: Usage = Usage()
 
 
 class Payer(msgspec.Struct, frozen=True):
@@ -68,45 +52,6 @@ class Held:
     def cover(self) -> int:
         """Output tokens that are paid for."""
         return self.terms.cover(self.row.amount_nanos)
-
-
-def weigh(usage: Usage, price: Price, held_nanos: int) -> tuple[int, int]:
-    """(charge, forgiven) in nano-dollars: the price of ``usage``, cut at what is held."""
-    due = charge(usage, price)
-    charged = min(due, held_nanos)
-    return charged, due - charged
-
-
-def usage_row(
-    held: Held, outcome: Outcome, usage: Usage, told: Told, limit_nanos: int, ended_ms: int
-) -> UsageRow:
-    """The one usage row of a hold, charged up to ``limit_nanos``."""
-    hold, price = held.row, held.price.price
-    charged, forgiven = weigh(usage, price, limit_nanos)
-    spoiled = charge(told.spoiled, price)
-    return UsageRow(
-        hold=hold.id,
-        key=hold.key,
-        account=hold.account,
-        model=hold.model,
-        upstream=told.upstream,
-        outcome=outcome,
-        usage=usage,
-        price_version=hold.price_version,
-        charge_nanos=charged,
-        forgiven_nanos=forgiven + spoiled,
-        created_ms=told.created_ms,
-        ended_ms=ended_ms,
-        streamed=told.streamed,
-        status=told.status,
-        first_token_ms=told.first_token_ms,
-        duration_ms=told.duration_ms,
-        upstream_prompt=told.counts.prompt,
-        upstream_completion=told.counts.completion,
-        upstream_cached=told.counts.cached,
-        attempts=told.attempts,
-        spoiled_nanos=spoiled,
-    )
 
 
 class Book:
@@ -180,13 +125,30 @@ class Book:
         tokens = held.terms.next(held.row.amount_nanos, self.slices)
         before = held.cover
         unit = held.terms.unit_nanos
+        await self._grow(held, tokens * unit, unit)
+        return held.cover - before
+
+    async def afford(self, held: Held, nanos: int) -> bool:
+        """Hold ``nanos`` more beside the output, or nothing; for what an answer does meanwhile.
+
+        Raises LedgerUnavailable, as :meth:`extend`.
+        """
+        before = held.row.amount_nanos
+        if nanos:
+            await self._grow(held, nanos, nanos)
+        if held.row.amount_nanos - before < nanos:
+            return False
+        held.terms = held.terms.and_also(nanos)
+        return True
+
+    async def _grow(self, held: Held, nanos: int, unit: int) -> None:
+        """Set up to ``nanos`` more aside, in whole units."""
         row = await self._store.extend(
-            Extension(held.row.id, held.row.slice_no + 1, tokens * unit, unit, self._clock.now_ms())
+            Extension(held.row.id, held.row.slice_no + 1, nanos, unit, self._clock.now_ms())
         )
         if row is None:
             raise LedgerUnavailable("resolved")
         held.row = row
-        return held.cover - before
 
     def bill(self, held: Held, usage: Usage, attempts: int = 1) -> Bill:
         """What settling ``usage`` would charge now."""
@@ -201,7 +163,10 @@ class Book:
         neither store nor journal can take it, or with kind ``resolved`` when the hold was given
         back or expired before: then nothing was charged and nothing ever will be.
         """
-        row = usage_row(held, outcome, usage, told, held.row.amount_nanos, self._clock.now_ms())
+        row = usage_row(
+            held.row, held.price.price, outcome, usage, told, held.row.amount_nanos,
+            self._clock.now_ms(),
+        )  # fmt: skip
         booked = await asyncio.shield(self.track(self._settle(row)))
         less = saved(booked.usage.cache_read, held.price.price)
         return Bill(booked.usage, booked.charge_nanos, booked.attempts, less)
@@ -211,7 +176,7 @@ class Book:
 
         Changes nothing when the hold was resolved before. Raises LedgerUnavailable.
         """
-        row = usage_row(held, outcome, usage, told, 0, self._clock.now_ms())
+        row = usage_row(held.row, held.price.price, outcome, usage, told, 0, self._clock.now_ms())
         await asyncio.shield(self.track(self._resolve(Settlement(row, void=True))))
 
     def running(self) -> list[Running]:

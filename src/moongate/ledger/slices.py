@@ -30,7 +30,8 @@ class Slices(msgspec.Struct, frozen=True):
 class Terms(msgspec.Struct, frozen=True):
     """What one request can cost: its prompt at most, and one token of output (nano-dollars).
 
-    ``output_tokens_max`` is its cap over all choices.
+    ``output_tokens_max`` is its cap over all choices. ``prompt_nanos`` grows with what an answer
+    needs on its way: the prompts of further rounds, and fees.
     """
 
     prompt_nanos: int
@@ -41,6 +42,10 @@ class Terms(msgspec.Struct, frozen=True):
     def of(cls, price: Price, prompt_bound: int, output_tokens_max: int) -> "Terms":
         """The terms of a prompt of at most ``prompt_bound`` tokens, cached or not."""
         return cls(prompt_bound * max(price.input, price.cached), price.output, output_tokens_max)
+
+    def and_also(self, nanos: int) -> "Terms":
+        """The same with ``nanos`` more that stand beside the output."""
+        return msgspec.structs.replace(self, prompt_nanos=self.prompt_nanos + nanos)
 
     def first(self, slices: Slices) -> tuple[int, int]:
         """(wanted, least) to set aside before the upstream is asked, in nano-dollars."""

@@ -37,11 +37,15 @@ _AGENT: Final = "Mozilla/5.0 (compatible; Moongate)"
 
 
 class Fetched(Sealed, frozen=True):
-    """What came, from which URL in the end. ``content_type`` is what its server called it."""
+    """What came, from which URL in the end.
+
+    ``content_type`` and ``charset`` are what its server called it.
+    """
 
     data: bytes
     content_type: str
     url: str
+    charset: str | None = None
 
 
 def permitted(address: Address) -> bool:
@@ -206,4 +210,4 @@ async def _read(response: aiohttp.ClientResponse, place: Place, bytes_max: int) 
         if size > bytes_max:
             raise FetchFailed("size")
         pieces.append(piece)
-    return Fetched(b"".join(pieces), response.content_type, str(place.url))
+    return Fetched(b"".join(pieces), response.content_type, str(place.url), response.charset)

@@ -3,13 +3,25 @@
 It believes an upstream's counts where they are possible, and falls back to its own: the prompt's
 count, and for the output the model's tokenizer over the text, or without one a token for each
 non-empty content event (a lower bound). Where counts contradict each other it takes the reading
-that favours the customer and says so in ``odd``.
+that favours the customer and says so in ``odd``. An answer that took several rounds, because the
+model searched in between, is metered round by round, and its usage is the sum.
 """
 
 from collections.abc import Iterable
 from typing import Final
 
-from moongate.core.events import Event, Finished, Started, Text, Thinking, ToolArgs, ToolCall, Used
+from moongate.core.events import (
+    Aside,
+    Event,
+    Finished,
+    Searched,
+    Started,
+    Text,
+    Thinking,
+    ToolArgs,
+    ToolCall,
+    Used,
+)
 from moongate.core.money import Counts, Usage
 from moongate.meter.output import Output
 from moongate.meter.tokenizer import Tokenizer
@@ -17,6 +29,8 @@ from moongate.meter.tokens import Count
 
 CACHED_MIN: Final = 256
 """No shorter prefix is cached, by Kimi's rule (Moonshot's documentation of context caching)."""
+_WRITTEN: Final = frozenset({Text, Thinking, ToolArgs, Aside})
+"""Events that carry text of the model."""
 
 
 class Tap:
@@ -28,55 +42,93 @@ class Tap:
 
     def __init__(self, prompt: Count, choices: int = 1, tokenizer: Tokenizer | None = None) -> None:
         self._choices = choices
-        self._prompt = prompt
+        self._first = prompt
         self._tokenizer = tokenizer
         self._held = 0, 1
         self.restart()
+
+    _counts: Counts
+    _output: Output | None
 
     def restart(self) -> None:
         """Forget an attempt that failed before anything was forwarded."""
         self.accepted = False
         self._done: set[int] = set()
-        self.pieces = 0
-        self.counts = Counts()
-        self._output = Output(self._tokenizer) if self._tokenizer else None
+        self.pieces = self.searches = 0
+        self._rounds: list[tuple[Counts, Usage, list[str]]] = []
+        self._next: Count | None = None
+        self._open(self._first)
+
+    def expect(self, prompt: Count) -> None:
+        """Another round is to come, with that prompt; it begins when the upstream accepts it."""
+        self._next = prompt
 
     def see(self, events: Iterable[Event]) -> None:
         """Take note of a batch."""
         for event in events:
             kind = type(event)
-            if kind is Text or kind is Thinking or kind is ToolArgs:
-                if event.text:  # type: ignore[union-attr]  # the three kinds carry text
+            if kind in _WRITTEN:
+                if event.text:  # type: ignore[union-attr]  # those kinds carry text
                     self.pieces += 1
-                    if self._output is not None and not self.counts.completion:
+                    if self._output is not None and not self._counts.completion:
                         strand = (kind, event.choice, getattr(event, "index", 0))  # type: ignore[union-attr]  # as above
                         self._output.add(strand, event.text)  # type: ignore[union-attr]  # as above
             elif kind is Used:
-                self.counts = event.counts  # type: ignore[union-attr]  # Used carries counts
+                self._counts = event.counts  # type: ignore[union-attr]  # Used carries counts
             elif kind is ToolCall:
                 self.pieces += 1
-                if self._output is not None and not self.counts.completion:
+                if self._output is not None and not self._counts.completion:
                     self._output.add(event, event.name)  # type: ignore[union-attr]  # it has a name
             elif kind is Started:
-                self.accepted = True
+                self._accept()
+            elif kind is Searched:
+                self.searches += event.count  # type: ignore[union-attr]  # it has a count
             elif kind is Finished:
                 self._done.add(event.choice)  # type: ignore[union-attr]  # Finished has a choice
+
+    def _accept(self) -> None:
+        """The upstream accepted the request, or its next round."""
+        self.accepted = True
+        if self._next is not None:
+            self._rounds.append((self._counts, *self._weighed(encode=True)))
+            self._open(self._next)
+            self._next = None
+
+    def _open(self, prompt: Count) -> None:
+        """A round begins."""
+        self._before = self.count if self._rounds else 0
+        self._pieces_before = self.pieces
+        self._prompt = prompt
+        self._counts = Counts()
+        self._output = Output(self._tokenizer) if self._tokenizer else None
+
+    @property
+    def counts(self) -> Counts:
+        """The upstream's own words, added up; ``None`` where a round lacks them."""
+        told = [*(round[0] for round in self._rounds), self._counts]
+        return Counts(
+            _sum(one.prompt for one in told),
+            _sum(one.completion for one in told),
+            _sum(one.cached for one in told),
+            _sum(one.reasoning for one in told),
+        )
 
     @property
     def count(self) -> int:
         """Output tokens so far: the larger of the upstream's count and the content events."""
-        return max(self.pieces, self.counts.completion or 0)
+        own = self.pieces - self._pieces_before
+        return self._before + max(own, self._counts.completion or 0)
 
     def after(self, events: Iterable[Event]) -> int:
         """What :attr:`count` would be at most once ``events`` were seen."""
-        pieces, told = self.pieces, self.counts.completion or 0
+        pieces, told = self.pieces - self._pieces_before, self._counts.completion or 0
         for event in events:
             kind = type(event)
-            if kind is Text or kind is Thinking or kind is ToolArgs or kind is ToolCall:
+            if kind in _WRITTEN or kind is ToolCall:
                 pieces += 1
             elif kind is Used:
                 told = max(told, event.counts.completion or 0)  # type: ignore[union-attr]  # as above
-        return max(pieces, told)
+        return self._before + max(pieces, told)
 
     @property
     def finished(self) -> bool:
@@ -101,15 +153,27 @@ class Tap:
 
         Without ``encode`` it costs nothing: text that nobody counted is one token a piece.
         """
-        return self._weighed(encode=encode)[0]
+        usages = [*(round[1] for round in self._rounds), self._weighed(encode=encode)[0]]
+        if len(usages) == 1 and not self.searches:
+            return usages[0]
+        return Usage(
+            input=sum(usage.input for usage in usages),
+            cache_read=sum(usage.cache_read for usage in usages),
+            output=sum(usage.output for usage in usages),
+            searches=self.searches,
+            reasoning=_sum(usage.reasoning for usage in usages),
+            estimated=any(usage.estimated for usage in usages),
+        )
 
     @property
     def odd(self) -> list[str]:
         """A word for each count that was impossible and not believed."""
-        return self._weighed(encode=False)[1]
+        odd = [word for round in self._rounds for word in round[2]]
+        return [*odd, *self._weighed(encode=False)[1]]
 
     def _weighed(self, *, encode: bool) -> tuple[Usage, list[str]]:
-        counts = self.counts
+        """The usage of the round that runs, and what is odd about its counts."""
+        counts, pieces = self._counts, self.pieces - self._pieces_before
         odd: list[str] = []
         estimated = False
         prompt = counts.prompt
@@ -118,14 +182,16 @@ class Tap:
         if prompt > self._prompt.bound:
             odd.append("prompt_over_bound")
             prompt = self._prompt.bound
-        cached = self._inferred(prompt) if counts.cached is None else counts.cached
+        cached = counts.cached
+        if cached is None:  # what is known of a prefix is known of the first prompt alone
+            cached = 0 if self._rounds else self._inferred(prompt)
         if cached > prompt:
             odd.append("cached_over_prompt")
             cached = prompt
         output = counts.completion
-        if output is None or (output == 0 and self.pieces):
+        if output is None or (output == 0 and pieces):
             ours = self._output if encode else None
-            output, estimated = self.pieces if ours is None else ours.tokens(), True
+            output, estimated = pieces if ours is None else ours.tokens(), True
         reasoning = counts.reasoning
         if reasoning is not None and reasoning > output:
             odd.append("reasoning_over_output")
@@ -138,3 +204,13 @@ class Tap:
             estimated=estimated,
         )
         return usage, odd
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """The sum; ``None`` where one of them is not known."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total

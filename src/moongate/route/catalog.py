@@ -94,7 +94,7 @@ class Catalog:
             price=price,
             window=card.window if facts.window is None else min(card.window, facts.window),
             output_tokens_default=facts.output_tokens_default or card.output_tokens_default,
-            abilities=able - self._without,
+            abilities=able - facts.lacks - self._without,
             fingerprint=facts.fingerprint,
             data_policy=facts.data_policy,
             upstream=serving.partition("/")[0],

@@ -13,7 +13,8 @@ from moongate.core.cards import DataPolicy, Facts, Order, Target
 from moongate.core.errors import Refused, UpstreamDown, UpstreamError, UpstreamOverloaded
 from moongate.route.choice import Reason
 
-_RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
+RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
+"""How much a data policy promises; more is better."""
 SAME_AGAIN_S: Final = 0.2
 """How long to wait before asking the same target a second time."""
 NEAR: Final = 1.25
@@ -35,7 +36,7 @@ def fit(
     targets: Sequence[Target], facts: Callable[[str], Facts], require: DataPolicy
 ) -> list[Target]:
     """Targets that meet ``require``. Raises Refused ``no_zdr_route`` (403) when none does."""
-    found = [t for t in targets if _RANK[facts(t.upstream).data_policy] >= _RANK[require]]
+    found = [t for t in targets if RANK[facts(t.upstream).data_policy] >= RANK[require]]
     if not found:
         raise Refused("no_zdr_route")
     return found

@@ -15,7 +15,7 @@ from moongate.core.request import Request
 
 Policy = Literal["standard", "strict", "lenient"]
 
-_DOCUMENTED: Final = frozenset({"safety_identifier"})
+_DOCUMENTED: Final = frozenset({"safety_identifier", "web_search_options"})
 """Fields of the dialect that we keep without reading: no strict key refuses them."""
 
 

@@ -44,6 +44,8 @@ def _asked(request: Request) -> Iterator[tuple[Ability, str]]:
     """The abilities that the request needs, each with the field that asks for it."""
     for i, tool in enumerate(request.tools):
         yield ("search" if tool.type == "builtin_function" else "tools"), f"tools[{i}]"
+    if request.extra.get("web_search_options") is not None:
+        yield "search", "web_search_options"
     if request.format is not None and request.format.kind != "text":
         yield "json", "response_format"
     for i, message in enumerate(request.messages):

@@ -10,7 +10,7 @@ from moongate.core.money import per_million_to_nanos, usd_to_nanos
 from moongate.core.request import OWNED
 from moongate.settings.read import nearest
 from moongate.settings.serving import Model, Upstream, day_to_s
-from moongate.settings.tables import Alerts, Topups
+from moongate.settings.tables import Alerts, Search, Topups
 from moongate.settings.tree import Settings
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -28,6 +28,7 @@ def mistakes(settings: Settings) -> Iterator[str]:
         if upstream.name in seen:
             yield f"{path}.name is used twice; every upstream needs a name of its own."
         seen.add(upstream.name)
+    yield from _search(settings.search)
     yield from _topups(settings.topups)
     yield from _alerts(settings.alerts)
     names: dict[str, str] = {}
@@ -160,6 +161,25 @@ def _loopback(host: str | None) -> bool:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def _search(search: Search) -> Iterator[str]:
+    if search.base_url:
+        yield from _address(search.base_url, "search.base_url", example="http://127.0.0.1:8080")
+        if search.engine in ("ddgs", "moonshot"):
+            yield f'search.base_url is given, but engine "{search.engine}" has no address of ours.'
+    elif search.engine == "searxng":
+        yield "search.base_url is missing: say where your SearXNG listens."
+    if search.engine in ("tavily", "brave") and not (search.api_key_env or search.base_url):
+        yield (
+            "search.api_key_env is missing: name the variable that holds the key of your account "
+            f'with engine "{search.engine}".'
+        )
+    if search.data_policy == "self-hosted" and search.engine != "searxng":
+        yield (
+            'search.data_policy can be "self-hosted" only with engine "searxng": the others send '
+            "queries to somebody else."
+        )
 
 
 def _topups(topups: Topups) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from moongate.core.cards import DataPolicy
-from moongate.settings.secret import LATER, Secret, Table
+from moongate.settings.secret import Secret, Table
 
 
 class Server(Table, frozen=True, kw_only=True):
@@ -77,15 +77,22 @@ class Search(Table, frozen=True, kw_only=True):
 
     engine: Annotated[
         Literal["ddgs", "searxng", "tavily", "brave", "moonshot"],
-        Meta(description="which search engine answers", extra=LATER),
+        Meta(description="who searches the web; moonshot: the model's maker itself"),
     ] = "ddgs"
-    base_url: Annotated[str, Meta(description="its address, where it has one", extra=LATER)] = ""
+    base_url: Annotated[
+        str, Meta(description="its address; needed for searxng, else the service's own")
+    ] = ""
     api_key_env: Annotated[
-        str, Meta(description="environment variable that holds its key", extra=LATER)
+        str,
+        Meta(description="environment variable that holds its key; for tavily and brave"),
     ] = ""
     data_policy: Annotated[
-        DataPolicy, Meta(description="what happens there to a query", extra=LATER)
+        DataPolicy,
+        Meta(description="what happens there to a query; self-hosted is for searxng alone"),
     ] = "none"
+    pages: Annotated[
+        bool, Meta(description="read the pages of the first results, beside what the engine says")
+    ] = True
     api_key: Secret | None = None
 
 

@@ -13,6 +13,7 @@ from moongate.core.errors import Refused
 from moongate.core.ports import Codec, Store
 from moongate.gateway import Gateway
 from moongate.route.wish import HEADERS as WAYS
+from moongate.search.desk import asked_by_client
 from moongate.visit import Visit
 from moongate.web import body
 from moongate.web.billing import Billing
@@ -76,6 +77,7 @@ class Handlers:
             hit.reply,
             hit.request.headers.get("idempotency-key"),
             {name: said for name in WAYS if (said := hit.request.headers.get(name)) is not None},
+            searches=asked_by_client(hit.request.headers),
         )
         await self._gateway.handle(self._codec, visit)
         assert hit.reply.response is not None

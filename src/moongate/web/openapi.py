@@ -71,6 +71,10 @@ _REQUEST: Final = {
         "tools": {"type": "array", "maxItems": 128, "items": {"type": "object"}},
         "tool_choice": {"description": "auto, none, required, or a named function."},
         "prompt_cache_key": _STRING,
+        "web_search_options": {
+            "type": "object",
+            "properties": {"search_context_size": {"enum": ["low", "medium", "high"]}},
+        },
     },
 }
 _USAGE: Final = {
@@ -87,6 +91,7 @@ _USAGE: Final = {
         },
         "saved_nanos": {"type": "integer", "description": "What the cache saved, nano-dollars."},
         "saved_usd": {"type": "string", "description": "The same in dollars."},
+        "searches": {**_COUNT, "description": "Searches of the web that were carried out."},
         "cost": {"type": "number", "description": "USD; the exact figure is cost_nanos."},
         "cost_nanos": {"type": "integer", "description": "Nano-dollars (10^-9 USD), exact."},
         "attempts": {"type": "integer", "description": "Answers made, where more than one was."},
@@ -122,7 +127,7 @@ _ERROR: Final = {
     },
 }
 
-_FIELDS: Final = {"topup": "usd", "join": "code"}
+_FIELDS: Final = {"topup": "usd", "join": "code", "search": "query", "tavily_search": "query"}
 """The one field of a small request's body, by handler."""
 _KINDS: Final = {
     "index": "text/plain",

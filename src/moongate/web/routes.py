@@ -55,6 +55,16 @@ ROUTES: Final = (
         "How many prompt tokens a request would be charged for; nothing is generated.",
     ),
     Route(
+        "POST", "/v1/search", "search", "key", "hold", "gate", "usage-row",
+        "A search of the web, outside a chat; only where an engine of ours searches.",
+        optional=True,
+    ),
+    Route(
+        "POST", "/apis/v1/tavily/search", "tavily_search", "key", "hold", "gate", "usage-row",
+        "The same in Tavily's form, for clients that speak it.",
+        optional=True,
+    ),
+    Route(
         "GET", "/v1/models", "models", "key", "free", "none", "nothing",
         "The models on offer: window, abilities, price.",
     ),

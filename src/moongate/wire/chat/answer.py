@@ -3,7 +3,8 @@
 ``usage`` carries every spelling that clients read: Moonshot's flat ``cached_tokens``, OpenAI's
 nested details, and beside them the charge: ``cost_nanos`` (integer nano-dollars) and ``cost``, the
 same in dollars, printed from the integer; and ``saved_nanos`` with ``saved_usd``, what the cached
-tokens cost less than uncached ones would. ``attempts`` stands there where more than one answer was
+tokens cost less than uncached ones would. ``searches`` are those of
+the web that were carried out. ``attempts`` stands there where more than one answer was
 made. The numbers are the bill's; none is computed here.
 """
 
@@ -33,6 +34,7 @@ def usage_json(bill: Bill) -> bytes:
         f'"prompt_tokens_details":{{"cached_tokens":{usage.cache_read}}},'
         f'"completion_tokens_details":{{"reasoning_tokens":{usage.reasoning or 0}}},'
         f'"saved_nanos":{bill.saved_nanos},"saved_usd":"{nanos_to_usd(bill.saved_nanos)}",'
+        f'"searches":{usage.searches},'
         f'"cost":{nanos_to_usd(bill.cost_nanos)},"cost_nanos":{bill.cost_nanos}{attempts}}}'
     ).encode()
 

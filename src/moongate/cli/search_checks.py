@@ -1,0 +1,69 @@
+"""What `doctor` looks at of the web search: who searches, under which policy, whether it works."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from moongate.app.searches import make_engine
+from moongate.cli.check import Check
+from moongate.cli.desk import Desk
+from moongate.core.errors import MoongateError, SearchFailed
+from moongate.search.finding import Finding
+from moongate.search.results import Engine
+from moongate.settings import Settings
+
+QUERY: Final = "moons of Mars"
+_WHY: Final = {
+    "down": "it cannot be reached",
+    "slow": "it does not answer in time",
+    "empty": "it finds nothing, which may mean that it turns us away",
+    "malformed": "what it answers is not its own form",
+    "limited": "it is limiting us",
+    "refused": "it refuses: look at its key, and for SearXNG at `search.formats` with json",
+    "status": "it answers with an error",
+}
+
+
+def search_checks(desk: Desk, settings: Settings, *, live: bool) -> Iterator[Check]:
+    """One look, and where ``live`` one real search, with a query of ours."""
+    if all("search" not in model.abilities for model in settings.models):
+        return
+    table = settings.search
+    if table.engine == "moonshot":
+        yield Check("search", "ok", "moonshot: the model's maker searches, where it serves it")
+        return
+    try:
+        used = desk.settings(secrets=True) if live else settings
+    except MoongateError as error:
+        yield Check("search", "broken", str(error))
+        return
+    engine = make_engine(used)
+    if engine is None:
+        yield Check(
+            "search", "warning",
+            "no search: the package of the engine ddgs is not installed. "
+            "pip install moongate[search], or name another engine.",
+        )  # fmt: skip
+        return
+    if live:
+        yield asyncio.run(_look(engine))
+        return
+    said = f"{table.engine}, data policy {table.data_policy}; `moongate doctor --search` tries it"
+    yield Check("search", "ok", said)
+
+
+async def _look(engine: Engine) -> Check:
+    """One real search."""
+    began_s = time.monotonic()
+    try:
+        await engine.start()
+        found = await Finding(engine, "none").find(QUERY, 5)
+    except SearchFailed as error:
+        return Check("search", "broken", f"{engine.name}: {_WHY.get(error.kind, error.kind)}.")
+    except MoongateError as error:
+        return Check("search", "broken", str(error))
+    finally:
+        await engine.close()
+    passed_s = time.monotonic() - began_s
+    return Check("search", "ok", f"{engine.name}: {len(found)} results in {passed_s:.1f} s")

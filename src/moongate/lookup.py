@@ -1,0 +1,152 @@
+"""A search of the web outside a chat: one fee, held before the engine is asked.
+
+The same key, limits, price and data policy as in a chat. The fee is settled when there are results;
+an engine that fails and a client that leaves before them cost nothing. Only rows of counts remain.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from moongate.access.idempotency import Idempotency
+from moongate.access.keys import Keys, Principal
+from moongate.access.limits import Lease, Limits
+from moongate.core.cards import Offer
+from moongate.core.errors import Refused, SearchFailed
+from moongate.core.money import Bill, Usage
+from moongate.core.ports import Clock
+from moongate.core.rows import Outcome
+from moongate.core.sealed import Sealed
+from moongate.ledger.book import Book, Held, Payer, Told
+from moongate.ledger.slices import Terms
+from moongate.metrics import Metrics
+from moongate.route.catalog import Catalog
+from moongate.search.desk import Desk
+from moongate.search.finding import Finding
+from moongate.search.results import Result
+from moongate.visit import Admit
+
+_LEFT: int = 499
+
+
+class Lookup(Sealed, frozen=True):
+    """What is asked: ``model`` names whose price holds; empty: the first that can search."""
+
+    query: str
+    results_max: int
+    model: str = ""
+    pages: bool = False
+
+
+class Found(Sealed, frozen=True):
+    """What came of it. ``duration_s`` is how long it took; ``headers`` tell of the rates."""
+
+    results: tuple[Result, ...]
+    bill: Bill
+    duration_s: float
+    headers: dict[str, str] = {}
+
+
+class Lookups:
+    """Serves lookups; one for the whole process."""
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        finding: Finding,
+        desk: Desk,
+        catalog: Catalog,
+        limits: Limits,
+        book: Book,
+        idempotency: Idempotency,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._keys, self._finding, self._desk, self._catalog = keys, finding, desk, catalog
+        self._limits, self._book, self._idempotency = limits, book, idempotency
+        self._metrics, self._clock = metrics, clock
+
+    async def serve(
+        self,
+        id: str,
+        credential: str | Principal | None,
+        body: Callable[[Admit], Awaitable[bytes]],
+        read: Callable[[bytes], Lookup],
+        idempotency: str | None,
+    ) -> Found:
+        """Search as ``read`` understands ``body``. Raises Refused, LedgerUnavailable."""
+        principal = (
+            credential
+            if isinstance(credential, Principal)
+            else await self._keys.identify(credential)
+        )
+        with self._limits.enter(principal) as lease:
+            data = await body(lease.bytes)
+            lookup = read(data)
+            offer = self._offer(principal, lookup.model)
+            self._desk.check(zero_retention=principal.zero_retention)
+            idem = await self._idempotency.mark(principal.account, idempotency, "search", data)
+            await lease.admit(id, 0)
+            try:
+                held = await self._book.hold(
+                    id=id,
+                    payer=Payer(principal.key, principal.account, principal.project),
+                    model=offer.card.id,
+                    price=offer.price,
+                    terms=Terms(offer.price.price.search, 0, 0),
+                    idem=idem,
+                )
+                return await self._search(held, lookup, principal, lease.headers())
+            finally:
+                await self._close(lease)
+
+    async def _close(self, lease: Lease) -> None:
+        await asyncio.shield(self._book.track(lease.close(0)))
+
+    def _offer(self, principal: Principal, model: str) -> Offer:
+        """The card whose price holds."""
+        allowed = principal.models
+        if model:
+            offer = self._catalog.offer(model)
+            if allowed and offer.card.id not in allowed:
+                raise Refused("insufficient_permissions", "model", thing="model")
+            if "search" not in offer.abilities:
+                raise Refused("unsupported_ability", "model", ability="search")
+            return offer
+        for offer in self._catalog.offers():
+            if "search" in offer.abilities and (not allowed or offer.card.id in allowed):
+                return offer
+        raise Refused("insufficient_permissions", thing="endpoint")
+
+    async def _search(
+        self, held: Held, lookup: Lookup, principal: Principal, headers: dict[str, str]
+    ) -> Found:
+        began_s, created_ms = self._clock.monotonic_s(), held.row.created_ms
+
+        def told(status: int) -> Told:
+            passed_s = self._clock.monotonic_s() - began_s
+            return Told(
+                self._finding.engine.name, created_ms, status=status,
+                duration_ms=int(passed_s * 1000),
+            )  # fmt: skip
+
+        async def give_back(outcome: Outcome, status: int) -> None:
+            await self._book.void(held, outcome, Usage(), told(status))
+            self._report(held, outcome, Bill(Usage(), 0))
+
+        pages = lookup.pages and not principal.zero_retention
+        try:
+            results = await self._finding.find(lookup.query, lookup.results_max, pages=pages)
+        except SearchFailed:
+            await give_back("upstream_error", Refused("search_failed").status)
+            raise Refused("search_failed") from None
+        except asyncio.CancelledError:
+            await give_back("client_left", _LEFT)
+            raise
+        passed_s = self._clock.monotonic_s() - began_s
+        bill = await self._book.settle(held, "done", Usage(searches=1), told(200))
+        self._report(held, "done", bill)
+        return Found(tuple(results), bill, passed_s, headers)
+
+    def _report(self, held: Held, outcome: Outcome, bill: Bill) -> None:
+        self._metrics.resolved(held.row.model, self._finding.engine.name, outcome, bill, 0)
