@@ -14,11 +14,12 @@ from moongate import __version__
 from moongate.access.idempotency import Idempotency
 from moongate.access.keys import Keys, derive
 from moongate.access.pepper import agree
-from moongate.app.buyers import buyer_handlers, make_alerts
+from moongate.app.buyers import make_alerts
 from moongate.app.chores import lasting
 from moongate.app.clock import StoreClock
 from moongate.app.doors import LOOPBACK, Doors, Place, reserve, reserve_admin
 from moongate.app.firsts import first_key, seed_prices
+from moongate.app.handling import make_handlers
 from moongate.app.looking import look, look_again
 from moongate.app.parts import (
     Announce,
@@ -48,9 +49,7 @@ from moongate.metrics import Metrics
 from moongate.route.catalog import Catalog
 from moongate.route.health import Health
 from moongate.settings import Settings
-from moongate.web.handlers import Handlers
 from moongate.web.server import Door
-from moongate.wire.chat import ChatCodec
 
 _SETTLING_S: Final = 5.0
 _PARTING_S: Final = 1.0
@@ -98,13 +97,9 @@ class Application:
             Slices(ledger.hold_first, ledger.hold_step, ledger.hold_low), self.journal,
         )  # fmt: skip
         self.sweep = Sweep(
-            self.store,
-            self.book,
-            self.clock,
-            self.log.event,
-            checked=self.metrics.checked,
+            self.store, self.book, self.clock, self.log.event, checked=self.metrics.checked,
             checkpoint=ledger.crash_settlement == "checkpoint",
-        )
+        )  # fmt: skip
         self.gateway = Gateway(
             keys=self.keys,
             catalog=self.catalog,
@@ -175,19 +170,11 @@ class Application:
         else:
             self.catalog.reprice(await self.store.prices())
         self.catalog.require_prices()
-        handlers = Handlers(
-            gateway=self.gateway,
-            codec=ChatCodec(),
-            office=self.office,
-            store=self.store,
-            metrics=self.peers.collect,
-            body_bytes_max=self.settings.server.body_bytes_max,
-            draining=lambda: self.draining,
-        ).table()
-        handlers |= self.searches.handlers(self.gateway, lambda: self.draining)
-        handlers |= buyer_handlers(
-            self.settings, self.store, self.keys, self.clock, self.log.event, self.catalog.offers
-        )
+        handlers = make_handlers(
+            self.settings, gateway=self.gateway, office=self.office, store=self.store,
+            keys=self.keys, clock=self.clock, log=self.log, searches=self.searches,
+            metrics=self.peers.collect, draining=lambda: self.draining,
+        )  # fmt: skip
         server = self.settings.server
         # Before the rest, so that commands work while a model is fetched or loaded.
         local = await self.keys.ensure_local()
