@@ -65,10 +65,7 @@ class Metrics:
             "moongate_ejections", "Upstreams ejected", ["upstream"], registry=registry
         )
         self.searches = Counter(
-            "moongate_searches",
-            "Searches of the web, by how they ended",
-            ["engine", "outcome"],
-            registry=registry,
+            "moongate_searches", "Searches of the web", ["engine", "outcome"], registry=registry
         )
         self.rates_degraded = Gauge(
             "moongate_rates_degraded",

@@ -23,7 +23,6 @@ from moongate.core.errors import MoongateError
 from moongate.home import Home, advising
 from moongate.ledger.receipt import key_id
 from moongate.settings import Settings
-from moongate.settings.read import unused
 from moongate.upstream import engine_checks
 
 FSYNC_HONEST_US: Final = 50.0
@@ -65,8 +64,6 @@ def look_around(
         yield from _engine(desk.home, settings)
     yield from search_checks(desk, settings, live=search)
     yield from _policies(settings)
-    for key in unused(settings):
-        yield Check("configuration", "warning", f"{key} is set, but this version does not use it.")
 
 
 def _server(desk: Desk, server: dict[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from msgspec import inspect as kinds
 
 from moongate.cli.commands import moongate
 from moongate.settings import Settings
-from moongate.settings.read import described, expected, fields, is_later, join, plain
+from moongate.settings.read import described, expected, fields, join, plain
 
 _WIDTH = 80
 
@@ -58,9 +58,8 @@ def _table(table: type[msgspec.Struct], path: str, *, several: bool) -> Iterator
         inside = kind.item_type if isinstance(kind, kinds.VarTupleType) else kind
         if isinstance(inside, kinds.StructType):
             nested.append((inside.cls, join(path, name), inside is not kind))
-        later = " *(later)*" if is_later(field) else ""
         takes = expected(field.type).replace("|", "\\|")
-        yield f"| `{name}` | {takes} | {_default(field)} | {described(field)}{later} |"
+        yield f"| `{name}` | {takes} | {_default(field)} | {described(field)} |"
     for inner, where, is_list in nested:
         yield from _table(inner, where, several=is_list)
 

@@ -182,23 +182,3 @@ def _fits(kind: kinds.Type, value: object) -> bool:
             return low and (kind.le is None or value <= kind.le)
         case _:
             return False
-
-
-def is_later(field: kinds.Field) -> bool:
-    """Whether no part of this version acts on the key yet."""
-    return isinstance(field.type, kinds.Metadata) and bool((field.type.extra or {}).get("later"))
-
-
-def unused(table: Table, path: str = "") -> list[str]:
-    """Paths of keys that differ from their default and that this version does not act on."""
-    found: list[str] = []
-    for name, field in fields(type(table)).items():
-        value, where = getattr(table, name), join(path, name)
-        if isinstance(value, Table):
-            found += unused(value, where)
-        elif isinstance(value, tuple) and value and isinstance(value[0], Table):
-            for at, item in enumerate(value):
-                found += unused(item, f"{where}[{at}]")
-        elif is_later(field) and value != field.default:
-            found.append(where)
-    return found

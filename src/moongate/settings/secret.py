@@ -10,8 +10,6 @@ from typing import Any, Final
 import msgspec
 
 HIDDEN: Final = "<secret>"
-LATER: Final = {"later": True}
-"""Marks a key that is read and checked, and that no part of this version acts on yet."""
 
 _PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):[^/]*@")
 _IN_QUERY: Final = re.compile(

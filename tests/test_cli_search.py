@@ -1,0 +1,91 @@
+"""What `moongate doctor` says of the web search, and the one search that it makes on demand."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moongate.cli import run
+from search_kit import FakeEngine, engine
+
+SEARXNG = """
+[[upstreams]]
+name = "gone"
+kind = "openai"
+base_url = "http://127.0.0.1:9/v1"
+[search]
+engine = "searxng"
+base_url = "{url}"
+data_policy = "self-hosted"
+"""
+
+
+@contextmanager
+def running(trouble: str = "") -> Iterator[FakeEngine]:
+    """An engine in a thread: a command has a loop of its own."""
+    made: list[FakeEngine] = []
+    ready, over = threading.Event(), threading.Event()
+
+    async def live() -> None:
+        async with engine(trouble=trouble) as fake:
+            made.append(fake)
+            ready.set()
+            await asyncio.to_thread(over.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(live(),))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield made[0]
+    finally:
+        over.set()
+        thread.join()
+
+
+def doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, *more: str) -> Any:
+    file = tmp_path / "c.toml"
+    file.write_text(SEARXNG.format(url=url))
+    words = ["doctor", "--json", "--home", str(tmp_path / "h"), "--config", str(file), *more]
+    run(words)
+    (check,) = [
+        one for one in json.loads(capsys.readouterr().out)["checks"] if one["name"] == "search"
+    ]
+    return check
+
+
+def test_without_being_asked_it_searches_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running() as fake:
+        check = doctor(tmp_path, capsys, fake.url)
+        assert check["state"] == "ok"
+        assert "searxng, data policy self-hosted" in check["detail"]
+        assert fake.asked == []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "state", "says"),
+    [("", "ok", "2 results"), ("403", "broken", "formats"), ("empty", "broken", "finds nothing")],
+)
+def test_one_real_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trouble: str, state: str, says: str
+) -> None:
+    with running(trouble) as fake:
+        check = doctor(tmp_path, capsys, fake.url, "--search")
+        assert (check["state"], len(fake.asked)) == (state, 1)
+        assert says in check["detail"]
+
+
+def test_no_package_no_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moongate.app.searches.find_spec", lambda name: None)
+    monkeypatch.setattr("test_cli_search.SEARXNG", SEARXNG.partition("[search]")[0])
+    check = doctor(tmp_path, capsys, "")
+    assert check["state"] == "warning"
+    assert "moongate[search]" in check["detail"]
