@@ -218,3 +218,30 @@ async def test_usage_row_adds_up_over_rounds(tmp_path: Path) -> None:
         await post(served)
         (row,) = await served.rows(1)
         assert row.usage == Usage(200, 0, 20, searches=1, reasoning=row.usage.reasoning)
+
+
+async def test_a_named_search_forces_the_first_round_alone(tmp_path: Path) -> None:
+    choice = {"type": "builtin_function", "function": {"name": "$web_search"}}
+    off = {"type": "disabled"}
+    async with (
+        engine() as web,
+        ScriptedServer(rounds(ONE)) as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        _, got = await post(served, tool_choice=choice, thinking=off)
+        assert got["choices"][0]["message"]["content"] == "Two moons."
+        first, second = bodies(upstream)
+        assert first["tool_choice"] == {"type": "function", "function": {"name": "web_search"}}
+        assert "tool_choice" not in second
+
+
+async def test_where_no_tool_may_be_called_nothing_is_searched(tmp_path: Path) -> None:
+    async with (
+        engine() as web,
+        ScriptedServer(f"text Two.\n{call('moons')}{ROUND}") as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        status, got = await post(served, tool_choice="none")
+        assert status == 200
+        assert "tool_calls" not in got["choices"][0]["message"]
+        assert (web.asked, got["usage"]["searches"]) == ([], 0)

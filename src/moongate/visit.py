@@ -31,6 +31,7 @@ from moongate.meter.tokens import Count
 from moongate.route.loads import Berth
 from moongate.route.plan import Step
 from moongate.route.prefix import Prefix
+from moongate.search.tool import shown
 from moongate.upstream.replay import Watch
 
 TAIL_S: Final = 2.0
@@ -133,7 +134,7 @@ class Job:
         self._lowered: str | None = None
         self.tap = Tap(prompt, ask.request.sampling.n or 1, tokenizer)
         self.step, self.prefix, self.berth = steps[0], prefix, berth
-        self.guard = Guard(ask.request)
+        self.guard = Guard(shown(ask.request, ask.search))
         self.attempts, self.spoiled = 1, Usage()
         self.first_token_ms: int | None = None
         self.refusal: tuple[Refused, Refused] | None = None

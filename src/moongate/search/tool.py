@@ -86,7 +86,7 @@ def prepare(request: Request, tenant: str, seal: Seal, *, by_client: bool = Fals
         tool_choice=choice, extra=extra,
     )  # fmt: skip
     search = WebSearch(name, by_client=by_client, results_max=results_max)
-    return Prepared(changed, search, lost, left_out)
+    return Prepared(changed, None if _forbidden(choice) else search, lost, left_out)
 
 
 def pass_on(request: Request, *, by_client: bool = False) -> Prepared:
@@ -101,7 +101,25 @@ def pass_on(request: Request, *, by_client: bool = False) -> Prepared:
     if all(tool.type != "builtin_function" for tool in tools):
         tools = (*tools, Tool(BUILTIN, type="builtin_function"))
     changed = msgspec.structs.replace(request, tools=tools, extra=extra)
-    return Prepared(changed, WebSearch(BUILTIN, by_client=by_client), (), left_out)
+    search = None if _forbidden(request.tool_choice) else WebSearch(BUILTIN, by_client=by_client)
+    return Prepared(changed, search, (), left_out)
+
+
+def shown(request: Request, search: WebSearch | None) -> Request:
+    """``request`` as its answer is to look to the client, which never sees what we run."""
+    if search is None:
+        return request
+    choice = request.tool_choice
+    if search.by_client:
+        built_in = Tool(BUILTIN, type="builtin_function")
+        tools = tuple(built_in if tool.name == search.tool else tool for tool in request.tools)
+        if choice is not None and choice.name == search.tool:
+            choice = ToolChoice("named", BUILTIN)
+    else:
+        tools = tuple(tool for tool in request.tools if tool.name != search.tool)
+        if choice is not None and choice.mode in ("required", "named"):
+            choice = None  # a search is a call as well
+    return msgspec.structs.replace(request, tools=tools, tool_choice=choice)
 
 
 def query_of(arguments: str) -> str:
@@ -112,6 +130,11 @@ def query_of(arguments: str) -> str:
         return ""
     query = found.get("query") if isinstance(found, dict) else None
     return plain(query, QUERY_CHARS_MAX).replace("\n", " ") if isinstance(query, str) else ""
+
+
+def _forbidden(choice: ToolChoice | None) -> bool:
+    """Whether no tool may be called, ours neither."""
+    return choice is not None and choice.mode == "none"
 
 
 def _options(request: Request) -> tuple[dict[str, Any], int, tuple[str, ...]]:
