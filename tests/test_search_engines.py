@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from moongate.core.errors import ConfigurationError, SearchFailed
+from moongate.core.errors import ConfigurationError
 from moongate.search.engines.brave import Brave
 from moongate.search.engines.duckduckgo import Ddgs
 from moongate.search.engines.searxng import Searxng
 from moongate.search.engines.tavily import Tavily
 from moongate.search.finding import Finding
-from moongate.search.results import Engine, Result
+from moongate.search.results import Engine, Result, SearchFailed
 from search_kit import MOONS, engine
 from settings_kit import MODEL, UP, complaint, read
 

@@ -11,7 +11,7 @@ from moongate.access.idempotency import Idempotency
 from moongate.access.keys import Keys, Principal
 from moongate.access.limits import Lease, Limits
 from moongate.core.cards import Offer
-from moongate.core.errors import Refused, SearchFailed
+from moongate.core.errors import Refused
 from moongate.core.money import Bill, Usage
 from moongate.core.ports import Clock
 from moongate.core.rows import Outcome
@@ -22,7 +22,7 @@ from moongate.metrics import Metrics
 from moongate.route.catalog import Catalog
 from moongate.search.desk import Desk
 from moongate.search.finding import Finding
-from moongate.search.results import Result
+from moongate.search.results import Result, SearchFailed
 from moongate.visit import Admit
 
 _LEFT: int = 499

@@ -8,9 +8,9 @@ from typing import Final
 from moongate.app.searches import make_engine
 from moongate.cli.check import Check
 from moongate.cli.desk import Desk
-from moongate.core.errors import MoongateError, SearchFailed
+from moongate.core.errors import MoongateError
 from moongate.search.finding import Finding
-from moongate.search.results import Engine
+from moongate.search.results import Engine, SearchFailed
 from moongate.settings import Settings
 
 QUERY: Final = "moons of Mars"

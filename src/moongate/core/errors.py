@@ -13,7 +13,6 @@
     ├── FetchError           something at an address that a client named did not come
     │   ├── UrlRefused           the address, or one on the way, may not be fetched
     │   └── FetchFailed          it may be, and did not come: silence, a status, its size
-    ├── SearchFailed         a search engine let us down; nobody pays for it
     ├── ClientLeft           the client hung up, or read too slowly
     ├── LedgerUnavailable    the store cannot commit now; nothing was charged
     └── ConfigurationError   start-up cannot go on; the text is for the operator
@@ -121,11 +120,6 @@ ROWS: Final[dict[str, Row]] = {
 }
 """Code -> row. Facts in braces are filled from scalars that we computed, never from input."""
 
-SEARCH_KINDS: Final = (
-    *("down", "slow", "empty", "malformed", "limited", "refused", "status", "not_started"),
-)
-"""How a search can fail."""
-
 _SPELLING: Final = {"stream_interrupted": "upstream_error", "oversized_header": "invalid_header"}
 
 
@@ -141,8 +135,7 @@ class Refused(MoongateError):
     """What the client is told: a row of :data:`ROWS`, the field at fault, a time to wait.
 
     ``retry_after_s`` becomes ``retry-after`` and ``retry-after-ms``; ``headers`` go out as well
-    (values of ours only). ``facts`` fill the braces
-    of the row's message. Raises KeyError for a code that is not in the table.
+    (values of ours only). ``facts`` fill the row's message. Raises KeyError for an unknown code.
     """
 
     def __init__(
@@ -289,14 +282,6 @@ class UrlRefused(FetchError):
 
 class FetchFailed(FetchError):
     """It may be fetched, and did not come: unknown, silent, another status than 200, too large."""
-
-
-class SearchFailed(MoongateError):
-    """A search engine let us down: ``kind`` is one of :data:`SEARCH_KINDS`, for logs and models."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
 
 
 class ClientLeft(MoongateError):

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from moongate.core.cards import DataPolicy
-from moongate.core.errors import SearchFailed
-from moongate.search.results import RESULTS_MAX, Engine, Result, clean
+from moongate.search.results import RESULTS_MAX, Engine, Result, SearchFailed, clean
 
 DEADLINE_S: Final = 15.0
 """An engine has its own, shorter limits; this one holds whatever it does."""

@@ -20,13 +20,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from moongate.core.cards import Facts
-from moongate.core.errors import SearchFailed
 from moongate.core.events import Due, Event, Finished, Searched, ToolArgs, ToolCall
 from moongate.core.ports import Ask, Probe, Upstream, WebSearch
 from moongate.core.request import Call, Message, Request, ToolChoice
 from moongate.search import quoting
 from moongate.search.citing import Citing
 from moongate.search.finding import Finding
+from moongate.search.results import SearchFailed
 from moongate.search.sealing import Carried, Seal
 from moongate.search.tool import BUILTIN, query_of
 from moongate.search.turn import Turn

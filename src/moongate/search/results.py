@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from moongate.core.errors import SearchFailed
+from moongate.core.errors import MoongateError
 from moongate.core.sealed import Sealed
 
 QUERY_CHARS_MAX: Final = 400
@@ -18,6 +18,10 @@ TITLE_CHARS_MAX: Final = 200
 TEXT_CHARS_MAX: Final = 4_000
 URL_CHARS_MAX: Final = 2_048
 _DATE_CHARS_MAX: Final = 40
+SEARCH_KINDS: Final = (
+    *("down", "slow", "empty", "malformed", "limited", "refused", "status", "not_started"),
+)
+"""How a search can fail."""
 
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
@@ -26,6 +30,14 @@ _UNSEEN: Final = re.compile(
 """Control, format and tag characters, which hide text from people and not from a model."""
 _SPACE: Final = re.compile(r"[ \t]+")
 _LINES: Final = re.compile(r"\s*\n\s*")
+
+
+class SearchFailed(MoongateError):
+    """A search engine let us down: ``kind`` is one of :data:`SEARCH_KINDS`, for logs and models."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
 
 
 class Result(Sealed, frozen=True):

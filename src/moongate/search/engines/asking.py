@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from moongate.core.errors import SearchFailed
+from moongate.search.results import SearchFailed
 
 TIMEOUT_S: Final = 10.0
 BYTES_MAX: Final = 4 * 2**20

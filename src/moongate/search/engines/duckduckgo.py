@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from moongate.core.errors import ConfigurationError, SearchFailed
-from moongate.search.results import Result, word
+from moongate.core.errors import ConfigurationError
+from moongate.search.results import Result, SearchFailed, word
 
 ASKED: Final = "duckduckgo,brave,mojeek"
 """Who sees a query."""
