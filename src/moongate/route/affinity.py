@@ -72,10 +72,10 @@ class Affinity:
             holds = shelf.get(digest)
             if holds is None:
                 continue
-            places = tuple(hold.place for hold in holds if hold.seen_s > since_s)
+            places = tuple([hold.place for hold in holds if hold.seen_s > since_s])
             for place in places:
                 sizes.setdefault(place, size)
-            if size >= prefix.anchor_size and places:
+            if size >= prefix.anchor_size and places and places != homes:
                 homes = (*places, *(place for place in homes if place not in places))
         hinted = shelf.get(prefix.key, ()) if prefix.key else ()
         return Known(sizes, homes, tuple(hold.place for hold in hinted if hold.seen_s > since_s))
