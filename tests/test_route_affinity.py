@@ -323,3 +323,22 @@ def test_the_decision_is_quick_and_hashing_bounded() -> None:
     for _ in range(50):
         choose([Place(f"u{at}") for at in range(64)], request, Known(), 64, Limits())
     assert (time.process_time() - began) / 50 < 0.05  # far above what it takes
+
+
+def test_a_long_conversation_takes_no_more_room_than_a_few_dozen_digests() -> None:
+    affinity, words = Affinity(ManualClock()), [f"Line {at}." for at in range(400)]
+    for count in range(1, 400, 2):
+        affinity.remember(of(said(*words[:count])), "u1")
+    assert len(affinity) < 40
+    forked = affinity.known(of(said(*words[:150], "Another way.")))
+    assert forked.homes == ("u1",)
+    assert forked.sizes["u1"] > of(said(*words[:150])).size // 2
+
+
+def test_what_another_place_holds_too_is_not_let_go_of() -> None:
+    affinity, words = Affinity(ManualClock()), [f"Line {at}." for at in range(60)]
+    short = of(said(*words[:9]))
+    affinity.remember(short, "u1")
+    affinity.remember(short, "u2")
+    affinity.remember(of(said(*words)), "u1")
+    assert affinity.known(short).sizes["u2"] == short.size

@@ -81,11 +81,20 @@ class Affinity:
         return Known(sizes, homes, tuple(hold.place for hold in hinted if hold.seen_s > since_s))
 
     def remember(self, prefix: Prefix, place: str) -> None:
-        """Note that ``place`` has answered ``prefix``."""
+        """Note that ``place`` has answered ``prefix``.
+
+        Of the boundaries in its midst those that no other place holds are let go of: a conversation
+        takes about twenty digests, however long it grows.
+        """
         shelf = self._shelves.setdefault(prefix.tenant, {})
         hold = Hold(place, self._clock.monotonic_s())
-        for at in prefix.lasting:
-            self._put(shelf, prefix.digests[at], hold)
+        lasting = {prefix.digests[at] for at in prefix.lasting}
+        for digest in prefix.digests:
+            if digest in lasting:
+                self._put(shelf, digest, hold)
+            elif (holds := shelf.get(digest)) and all(one.place == place for one in holds):
+                del shelf[digest]
+                self._count -= 1
         if prefix.key is not None:
             self._put(shelf, prefix.key, hold)
         if self._count > self._entries_max:

@@ -51,8 +51,8 @@ class Limits(msgspec.Struct, frozen=True):
     own_rel: float = 1.5
     new_abs: float = 8.0
     new_rel: float = 1.5
-    work_abs: float = 16_384.0
-    work_rel: float = 1.25
+    work_abs: float = 4_096.0
+    work_rel: float = 1.1
     home_abs: int = 4_096
     home_rel: float = 0.5
 
@@ -104,7 +104,6 @@ def rendezvous(digest: bytes, places: Sequence[Place]) -> list[Place]:
 
     (Highest random weight, by Thaler and Ravishankar; the weights by the method of exponentials.)
     """
-
     key = int.from_bytes(digest[:8])
     if len({place.weight for place in places}) <= 1:
         return sorted(places, key=lambda place: _mixed(key ^ _station(place.name)), reverse=True)
@@ -122,8 +121,9 @@ def _station(name: str) -> int:
 
 
 def _mixed(bits: int) -> int:
-    """64 bits, each of which hangs on all of ``bits`` (the finalizer of SplitMix64, by Steele, Lea
-    and Flood). It keeps nothing secret: the digest is keyed already.
+    """64 bits, each of which hangs on all of ``bits``.
+
+    (The finalizer of SplitMix64, by Steele, Lea and Flood. It hides nothing: the digest is keyed.)
     """
     bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _WORD
     bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _WORD
