@@ -342,3 +342,12 @@ def test_what_another_place_holds_too_is_not_let_go_of() -> None:
     affinity.remember(short, "u2")
     affinity.remember(of(said(*words)), "u1")
     assert affinity.known(short).sizes["u2"] == short.size
+
+
+def test_a_new_conversation_passes_over_who_worked_a_tenth_more_than_the_mean() -> None:
+    asked = of(said("Io?"))
+    first = choose(up(), asked, Known())[0].place
+    for work, passed in ((104_000.0, False), (120_000.0, True)):
+        places = [Place(name, work=work if name == first else 100_000.0) for name in NAMES]
+        chosen = choose(places, asked, Known())[0]
+        assert (chosen.place != first, chosen.reason == "spread") == (passed, passed)

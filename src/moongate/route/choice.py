@@ -148,9 +148,8 @@ def _fresh(
     heavy: list[Place] = []
     for tier in sorted({place.tier for place in up}):
         peers = [place for place in up if place.tier == tier]
-        parts = sum(place.weight for place in peers)
-        work = _bar(sum(p.work for p in peers) / parts, limits.work_abs, limits.work_rel)
-        running = _bar(sum(p.running for p in peers) / parts, limits.new_abs, limits.new_rel)
+        work = _bar(_mean([p.work for p in peers], peers), limits.work_abs, limits.work_rel)
+        running = _bar(_mean([p.running for p in peers], peers), limits.new_abs, limits.new_rel)
         ordered = rendezvous(prefix.root, peers)
         if breadth > 1:
             ordered = rendezvous(prefix.anchor, ordered[:breadth]) + ordered[breadth:]
@@ -172,6 +171,11 @@ def _behind(places: Sequence[Place], state: State, prefix: Prefix, known: Known)
         found = rendezvous(prefix.anchor, found)
     found.sort(key=lambda place: (place.tier, -known.sizes.get(place.name, 0)))
     return [place.name for place in found]
+
+
+def _mean(loads: Sequence[float], places: Sequence[Place]) -> float:
+    """The load of each part of weight 1."""
+    return sum(loads) / sum(place.weight for place in places) if places else 0.0
 
 
 def _bar(mean: float, more: float, times: float) -> float:
