@@ -26,7 +26,7 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
     store = make_store(settings, home)
     pepper = home.pepper(settings.store.file(home.path))
     keys = Keys(store, pepper, clock)
-    upstreams = make_upstreams(settings, home, lambda _: None, lambda _: None)
+    upstreams = make_upstreams(settings, home, lambda _: None, lambda *_, **__: None)
     catalog = Catalog(settings.cards(), lambda name: upstreams[name].facts(), lambda _: True, clock)
     called = [up for up in upstreams.values() if awake and up.kind != "embedded"]
     await store.open()
