@@ -23,28 +23,6 @@ import servers
 
 RATIO_MAX = 0.15
 PREFIX_TOKENS = 1_500
-WORDS = [
-    "harbour",
-    "winter",
-    "signal",
-    "copper",
-    "garden",
-    "letter",
-    "bridge",
-    "morning",
-    "window",
-    "engine",
-    "silver",
-    "meadow",
-    "answer",
-    "market",
-    "number",
-    "island",
-    "valley",
-    "paper",
-    "season",
-    "river",
-]
 
 
 class Teller:
@@ -53,11 +31,11 @@ class Teller:
     def __init__(self, server: servers.Server, seed: int) -> None:
         self._server = server
         self._dice = random.Random(seed)
-        self.words = PREFIX_TOKENS
+        self.words = PREFIX_TOKENS // 4
 
     def fresh(self) -> str:
         """A system prompt that nobody has sent."""
-        return " ".join(self._dice.choice(WORDS) for _ in range(self.words))
+        return " ".join(str(self._dice.randrange(10_000)) for _ in range(self.words))
 
     def ask(self, system: str, question: str) -> dict[str, Any]:
         """Seconds to the first token, and the usage that was told."""
