@@ -126,6 +126,26 @@ async def test_a_server_leaves_it_alone_and_says_so(tmp_path):
         assert all("Whose" not in str(body) for body in bodies(server))
 
 
+async def test_requests_go_to_the_next_target_instead(tmp_path):
+    shared = PrefixCache(salted=False)
+    async with ScriptedServer(cache=shared) as leaky, ScriptedServer("text Io") as good:
+        config = PROBED.format(kind="vllm", base_url=leaky.base_url)
+        config = config.replace(
+            "[[models]]",
+            f'[[upstreams]]\nname = "good"\nkind = "openai"\nbase_url = "{good.base_url}"\n\n'
+            "[[models]]",
+        ).replace(
+            'model = "kimi-k2.5" }]',
+            'model = "kimi-k2.5" }, { upstream = "good", model = "kimi-k2.5" }]',
+        )
+        async with serve(tmp_path, config) as served:
+            for _ in range(3):
+                answer = await served.post(ask("Whose prompt is this?"))
+                assert answer.status == 200
+                assert answer.headers["x-moongate-upstream"] == "good"
+        assert all("Whose" not in str(body) for body in bodies(leaky))
+
+
 @pytest.mark.parametrize("word", ["shared_cache = true", "cache_probe = false"])
 async def test_an_operator_may_say_otherwise(tmp_path, word):
     async with ScriptedServer("text Io", cache=PrefixCache(salted=False)) as server:
