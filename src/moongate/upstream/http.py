@@ -31,7 +31,7 @@ from moongate.core.sealed import Sealed
 from moongate.upstream import looks, pieces
 from moongate.upstream.line import Line, short_body
 from moongate.upstream.markers import Markers
-from moongate.upstream.quirks import HttpKind, dropped_names, shape
+from moongate.upstream.quirks import QUIRKS, HttpKind, dropped_names, shape
 from moongate.upstream.refusals import BODY_BYTES_MAX, refusal
 from moongate.upstream.salts import Salts
 from moongate.wire.ids import Numbering
