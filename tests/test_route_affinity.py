@@ -249,7 +249,7 @@ def test_a_new_conversation_passes_over_who_has_more_than_its_share() -> None:
     idle = choose(up(), request, Known())
     assert {choice.reason for choice in idle[1:]} == {"next"}
     home = idle[0].place
-    busy = [Place(n, work=1e6 if n == home else 1e5) for n in NAMES]
+    busy = [Place(n, running=2, work=1e6 if n == home else 1e5) for n in NAMES]
     chosen = choose(busy, request, Known())
     assert (chosen[0].place, chosen[0].reason) == (idle[1].place, "spread")
     assert {choice.place for choice in chosen} == set(NAMES)
@@ -347,7 +347,8 @@ def test_what_another_place_holds_too_is_not_let_go_of() -> None:
 def test_a_new_conversation_passes_over_who_worked_a_tenth_more_than_the_mean() -> None:
     asked = of(said("Io?"))
     first = choose(up(), asked, Known())[0].place
-    for work, passed in ((104_000.0, False), (120_000.0, True)):
-        places = [Place(name, work=work if name == first else 100_000.0) for name in NAMES]
+    for work, running, passed in ((104_000.0, 2, False), (120_000.0, 2, True), (10e6, 1, False)):
+        works = {name: work if name == first else 100_000.0 for name in NAMES}
+        places = [Place(name, running=running, work=works[name]) for name in NAMES]
         chosen = choose(places, asked, Known())[0]
         assert (chosen.place != first, chosen.reason == "spread") == (passed, passed)

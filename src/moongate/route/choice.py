@@ -42,9 +42,9 @@ class Limits(msgspec.Struct, frozen=True):
     """When a place counts as loaded: beyond its peers both by ``_abs`` and by ``_rel``.
 
     ``own``: for a conversation that it holds, in requests running beyond the least; ``new``: for
-    another one, beyond the mean; ``work``: as well, in characters of recent work. A home is gone
-    back to when it holds the share ``home_rel`` of the longest prefix held anywhere, or lacks
-    ``home_abs`` of it.
+    another one, beyond the mean; ``work``: as well, in characters of recent work, where at least
+    ``work_running`` requests run. A home is gone back to when it holds the share ``home_rel`` of
+    the longest prefix held anywhere, or lacks ``home_abs`` of it.
     """
 
     own_abs: float = 16.0
@@ -53,6 +53,7 @@ class Limits(msgspec.Struct, frozen=True):
     new_rel: float = 1.5
     work_abs: float = 4_096.0
     work_rel: float = 1.1
+    work_running: int = 2
     home_abs: int = 4_096
     home_rel: float = 0.5
 
@@ -155,7 +156,8 @@ def _fresh(
             ordered = rendezvous(prefix.anchor, ordered[:breadth]) + ordered[breadth:]
         passed = bool(heavy)
         for place in ordered:
-            if place.work > work * place.weight or place.running > running * place.weight:
+            worked = place.running >= limits.work_running and place.work > work * place.weight
+            if worked or place.running > running * place.weight:
                 heavy.append(place)
                 passed = True
             else:
