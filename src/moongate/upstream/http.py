@@ -249,7 +249,8 @@ def _listener(ask: Ask) -> Callable[[list[Event]], list[Event]]:
     """What the events of an answer to ``ask`` go through: nothing, unless a Kimi speaks."""
     if ask.family != "kimi":
         return lambda events: events
-    markers, numbering = Markers(ask.request.tools), Numbering(ask.request.messages)
+    tools = ask.request.tools
+    markers, numbering = Markers(tools), Numbering(ask.request.messages, tools)
     return lambda events: numbering.feed(markers.feed(events))
 
 
