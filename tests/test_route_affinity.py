@@ -352,3 +352,11 @@ def test_a_new_conversation_passes_over_who_worked_a_tenth_more_than_the_mean() 
         places = [Place(name, running=running, work=works[name]) for name in NAMES]
         chosen = choose(places, asked, Known())[0]
         assert (chosen.place != first, chosen.reason == "spread") == (passed, passed)
+
+
+def test_a_home_is_remembered_however_many_guests_there_were() -> None:
+    affinity, asked = Affinity(ManualClock()), of(said("Io?"))
+    for name in NAMES:
+        affinity.remember(asked, name)
+    assert affinity.known(asked).homes == ("u0", "u5", "u6", "u7")
+    assert choose(up(), asked, affinity.known(asked))[0].place == "u0"

@@ -19,7 +19,7 @@ LIFE_S: Final = 3600.0
 ENTRIES_MAX: Final = 131_072
 """Digests in memory, of about 150 bytes each."""
 HOLDERS_MAX: Final = 4
-"""Places remembered for one digest."""
+"""Places remembered for one digest: its home, and who was seen last of the others."""
 _SPARE: Final = 64  # room is made for so many at once
 
 
@@ -130,7 +130,7 @@ class Affinity:
                 break
         else:
             if len(fresh) >= HOLDERS_MAX:
-                fresh.remove(min(fresh, key=lambda one: one.seen_s))
+                fresh.remove(min(fresh[1:], key=lambda one: one.seen_s))
             fresh.append(hold)
         shelf[digest] = tuple(fresh)
 
