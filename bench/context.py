@@ -92,7 +92,10 @@ class Bench:
     def alone(self, target: Server, *size: object) -> Figures:
         """Large requests one after another, nothing beside them."""
         words = ("--connections", 1, "--seconds", self.options.seconds, *size)
-        return figures(begin("small", target, "small", *words))
+        before_s = servers.cpu_s(target.process.pid)
+        found = figures(begin("small", target, "small", *words))
+        took_s = servers.cpu_s(target.process.pid) - before_s
+        return found | {"cpu_ms": round(1000 * took_s / found["count"], 2)}
 
     def beside(self, target: Server | None, *size: object) -> Figures:
         """Streams through the gateway, while large requests go to ``target``."""
@@ -101,7 +104,7 @@ class Bench:
         time.sleep(WARM_S)
         if target is not None:
             sent = self.alone(target, *size)["count"]
-        return figures(paced) | {"large": sent if target is not None else 0}
+        return figures(paced) | {"large": sent if target is not None else 0, "cpu_ms": 0}
 
     def round(self) -> dict[str, Figures]:
         """Every figure once."""
@@ -148,11 +151,12 @@ def judged(sums: dict[str, Figures], fsync_us: float) -> list[tuple[str, float, 
 def show(sums: dict[str, Figures], fsync_us: float) -> bool:
     """Print what was found; whether every bound is kept."""
     table = Table(title="Medians over the rounds")
-    for column in ("", "count", "p50 ms", "p99 ms", "longest ms"):
+    for column in ("", "count", "p50 ms", "p99 ms", "longest ms", "CPU ms"):
         table.add_column(column, justify="left" if not column else "right")
     for name, found in sums.items():
         times = [f"{found[key] / 1000:.2f}" for key in ("p50_us", "p99_us", "max_us")]
-        table.add_row(name, f"{found['count']:.0f}", *times)
+        cpu = f"{found['cpu_ms']:.1f}" if found["cpu_ms"] else ""
+        table.add_row(name, f"{found['count']:.0f}", *times, cpu)
     Console().print(table)
     kept = True
     for what, found_ms, bound_ms in judged(sums, fsync_us):

@@ -235,6 +235,12 @@ def add_credit(server: Server, usd: int) -> None:
         run("keys", "limit", key["id"], "--concurrency", "10000")
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time that ``pid`` has taken so far, in seconds (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def rss_mb(pid: int) -> float:
     """Resident memory of ``pid`` and its children in MB (10^6 bytes; Linux)."""
     total = 0

@@ -148,6 +148,28 @@ MUTATIONS = (
         "tests/test_gateway_many.py::test_a_clock_that_jumps_on_one_machine_expires_nothing_early",
     ),
     Mutation(
+        "salt of an organisation",
+        "src/moongate/upstream/quirks.py",
+        '        out["cache_salt"] = ask.tenant\n',
+        '        out["cache_salt"] = "everybody"\n',
+        "tests/test_upstream_salts.py",
+    ),
+    Mutation(
+        "slot erased on hand-over",
+        "src/moongate/upstream/engine_slots.py",
+        "            if slot.tenant not in (None, tenant):\n"
+        "                await self._clear(slot)\n",
+        "",
+        "tests/test_engine_cache.py",
+    ),
+    Mutation(
+        "engine that ignores salts",
+        "src/moongate/upstream/salts.py",
+        '        if self.verdict == "shared":\n',
+        "        if False:\n",
+        "tests/test_upstream_salts.py",
+    ),
+    Mutation(
         "key of a route",
         "src/moongate/web/routes.py",
         '"GET", "/v1/usage", "usage", "key",',

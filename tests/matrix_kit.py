@@ -192,7 +192,7 @@ class Bench(abc.ABC):
         second = (
             ""
             if self.second is None
-            else f'\n[[upstreams]]\nname = "second"\nkind = "vllm"\n'
+            else f'\n[[upstreams]]\nname = "second"\nkind = "vllm"\ncache_probe = false\n'
             f'base_url = "{self.second.base_url}"\n'
         )
         return CONFIG.format(

@@ -68,6 +68,7 @@ def config(
 ) -> str:
     tables = "".join(
         f'[[upstreams]]\nname = "{name}"\nkind = "vllm"\nbase_url = "{address}"\n'
+        "cache_probe = false\n"
         f'data_policy = "{policies.get(name, "self-hosted")}"\n{upstream.replace("NAME", name)}\n'
         for name, address in addresses.items()
     )

@@ -27,6 +27,7 @@ drain_s = 2
 name = "{kind}"
 kind = "{kind}"
 base_url = "{base_url}"
+cache_probe = false
 first_token_timeout_s = 5
 idle_timeout_s = 5
 

@@ -80,9 +80,11 @@ async def test_ask_then_statement_then_wallet_agree(tmp_path, say):
         assert before - json.loads(out)["posted_nanos"] == line["charge_nanos"]
         _, out, _ = await say("statement")
         assert out.splitlines()[0].split() == [
-            "Day", "Key", "Model", "Requests", "Uncached", "Cached", "Output", "USD",
+            "Day", "Key", "Model", "Requests", "Uncached", "Cached", "Output",
+            *("Saved", "by", "cache"), "USD",
         ]  # fmt: skip
-        assert out.splitlines()[-1].split() == ["Total", "3", "240", "120", "51", "0.0002292"]
+        total = ["Total", "3", "240", "120", "51", "0.0000456", "0.0002292"]
+        assert out.splitlines()[-1].split() == total
         _, out, _ = await say("statement", "--each")
         assert out.count("kimi-k2.5  done") == 3
 

@@ -34,6 +34,7 @@ drain_s = 2
 [[upstreams]]
 name = "there"
 kind = "vllm"
+cache_probe = false
 base_url = "{base_url}"
 
 [[models]]

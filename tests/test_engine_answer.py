@@ -29,9 +29,9 @@ def chunk(text="", reason=None, **more):
 
 USAGE = {
     "usage": {
-        "prompt_tokens": 9,
+        "prompt_tokens": 409,
         "completion_tokens": 4,
-        "prompt_tokens_details": {"cached_tokens": 3},
+        "prompt_tokens_details": {"cached_tokens": 303},
     }
 }
 
@@ -68,7 +68,7 @@ def test_any_cutting_gives_the_same_events(cuts):
         Text("Hel"),
         Text("lo é"),
         Finished("stop"),
-        Used(Counts(prompt=9, completion=4, cached=3, reasoning=0)),
+        Used(Counts(prompt=409, completion=4, cached=303, reasoning=0)),
     ]
     assert choice.text == "Hello é"
 

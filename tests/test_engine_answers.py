@@ -160,11 +160,10 @@ async def test_the_briefs_agent_loop_comes_to_its_end(engine):
         assert len(messages) < 10
     assert called == ["functions.search_codebase:0"]
     assert choice.text
-    assert heard.counts.cached > 100, "the first round's prompt is the second's prefix"
 
 
 async def test_a_prefix_is_cached_for_its_organisation_alone(engine):
-    shared = " ".join(f"Rule {n}: say {n}." for n in range(24))
+    shared = " ".join(f"Rule {n}: say {n}." for n in range(48))
 
     def question(text):
         return Request(model="k", messages=(Message("system", shared), Message("user", text)))
@@ -172,7 +171,7 @@ async def test_a_prefix_is_cached_for_its_organisation_alone(engine):
     cold = await ask(engine, question("Question 1"), cap=2, tenant="one")
     warm = await ask(engine, question("Question 2"), cap=2, tenant="one")
     assert cold.counts.cached < 20
-    assert warm.counts.cached > 150
+    assert warm.counts.cached > 300
     assert warm.counts.cached < warm.counts.prompt
     strange = await ask(engine, question("Question 2"), cap=2, tenant="two")
     assert strange.counts.cached == 0

@@ -99,6 +99,7 @@ async def test_the_next_target_answers_and_is_named(tmp_path: Path) -> None:
         config = ONE_UPSTREAM.format(kind="moonshot", base_url=broken.base_url).replace(
             "[[models]]",
             f'[[upstreams]]\nname = "second"\nkind = "vllm"\nbase_url = "{good.base_url}"\n'
+            "cache_probe = false\n"
             'data_policy = "self-hosted"\n\n[[models]]',
         )
         config = config.replace(
@@ -189,6 +190,7 @@ async def test_the_answer_names_who_gave_it_after_a_retry(tmp_path: Path) -> Non
         config = ONE_UPSTREAM.format(kind="moonshot", base_url=broken.base_url).replace(
             "[[models]]",
             f'[[upstreams]]\nname = "second"\nkind = "vllm"\nbase_url = "{good.base_url}"\n'
+            "cache_probe = false\n"
             "\n[[models]]",
         )
         config = config.replace(

@@ -249,7 +249,7 @@ def test_a_new_conversation_passes_over_who_has_more_than_its_share() -> None:
     idle = choose(up(), request, Known())
     assert {choice.reason for choice in idle[1:]} == {"next"}
     home = idle[0].place
-    busy = [Place(n, work=1e6 if n == home else 1e5) for n in NAMES]
+    busy = [Place(n, running=2, work=1e6 if n == home else 1e5) for n in NAMES]
     chosen = choose(busy, request, Known())
     assert (chosen[0].place, chosen[0].reason) == (idle[1].place, "spread")
     assert {choice.place for choice in chosen} == set(NAMES)
@@ -323,3 +323,40 @@ def test_the_decision_is_quick_and_hashing_bounded() -> None:
     for _ in range(50):
         choose([Place(f"u{at}") for at in range(64)], request, Known(), 64, Limits())
     assert (time.process_time() - began) / 50 < 0.05  # far above what it takes
+
+
+def test_a_long_conversation_takes_no_more_room_than_a_few_dozen_digests() -> None:
+    affinity, words = Affinity(ManualClock()), [f"Line {at}." for at in range(400)]
+    for count in range(1, 400, 2):
+        affinity.remember(of(said(*words[:count])), "u1")
+    assert len(affinity) < 40
+    forked = affinity.known(of(said(*words[:150], "Another way.")))
+    assert forked.homes == ("u1",)
+    assert forked.sizes["u1"] > of(said(*words[:150])).size // 2
+
+
+def test_what_another_place_holds_too_is_not_let_go_of() -> None:
+    affinity, words = Affinity(ManualClock()), [f"Line {at}." for at in range(60)]
+    short = of(said(*words[:9]))
+    affinity.remember(short, "u1")
+    affinity.remember(short, "u2")
+    affinity.remember(of(said(*words)), "u1")
+    assert affinity.known(short).sizes["u2"] == short.size
+
+
+def test_a_new_conversation_passes_over_who_worked_a_tenth_more_than_the_mean() -> None:
+    asked = of(said("Io?"))
+    first = choose(up(), asked, Known())[0].place
+    for work, running, passed in ((104_000.0, 2, False), (120_000.0, 2, True), (10e6, 1, False)):
+        works = {name: work if name == first else 100_000.0 for name in NAMES}
+        places = [Place(name, running=running, work=works[name]) for name in NAMES]
+        chosen = choose(places, asked, Known())[0]
+        assert (chosen.place != first, chosen.reason == "spread") == (passed, passed)
+
+
+def test_a_home_is_remembered_however_many_guests_there_were() -> None:
+    affinity, asked = Affinity(ManualClock()), of(said("Io?"))
+    for name in NAMES:
+        affinity.remember(asked, name)
+    assert affinity.known(asked).homes == ("u0", "u5", "u6", "u7")
+    assert choose(up(), asked, affinity.known(asked))[0].place == "u0"

@@ -96,8 +96,8 @@ def test_a_strict_key_takes_no_unknown_field():
     assert check(ask(seed=1), sampling=K25)[1] == ()
 
 
-def test_stop_strings_are_left_out_beside_a_json_format_and_named():
-    able = frozenset({"json"})
+def test_stop_strings_are_left_out_where_json_is_owed_and_named():
+    able = frozenset({"json", "tools"})
     card = Card("m", (), 1000, 100, able, ())
     price = PriceRow(1, "m", Price(1, 1, 1), 0)
     offer = Offer(card, price, 1000, 100, able, "", "none", "u", None)
@@ -111,3 +111,14 @@ def test_stop_strings_are_left_out_beside_a_json_format_and_named():
         request = ask(stop=["}"], response_format=form)
         found, names = rules.check(request, offer, "standard")
         assert (found.sampling.stop, names) == (kept, left_out)
+    tool = {"type": "function", "function": {"name": "f"}}
+    for choice, left_out in (
+        (None, ()),
+        ("auto", ()),
+        ("none", ()),
+        ("required", ("stop",)),
+        (tool, ("stop",)),
+    ):
+        request = ask(stop=["}"], tools=[tool], tool_choice=choice)
+        found, names = rules.check(request, offer, "standard")
+        assert (found.sampling.stop == (), names) == (bool(left_out), left_out)

@@ -121,6 +121,7 @@ BAD = [
         '[[upstreams]]\nname = "u"\nkind = "vllm"',
         "upstreams[0].base_url takes an http(s) address",
     ),
+    (UP + "shared_cache = true", "upstreams[0].shared_cache is for the kinds vllm and sglang"),
     (
         UP.replace("openai", "embedded"),
         "upstreams[0] is the embedded engine: it takes no base_url and no API key.",

@@ -21,7 +21,7 @@ from moongate.wire.ids import Numbering, numbered
 from upstream_kit import an_ask, events_of, running, told
 
 USER = Message("user", "go")
-KIMI = ("moonshot", "vllm", "sglang")
+KINDS = ("moonshot", "vllm", "sglang", "openai")
 
 
 def asks(*calls: tuple[str, str], content: str | None = "") -> Message:
@@ -44,8 +44,8 @@ def ids(messages: Any) -> list[list[str] | str]:
     return out
 
 
-def sent(kind: Any, *messages: Message) -> list[dict[str, Any]]:
-    ask = an_ask(*messages)
+def sent(kind: Any, *messages: Message, family: Any = "kimi") -> list[dict[str, Any]]:
+    ask = an_ask(*messages, family=family)
     body = shape(ChatCodec().write_request(ask.request), ask, kind)
     found: list[dict[str, Any]] = body["messages"]
     return found
@@ -93,7 +93,7 @@ HISTORIES = [
 ]
 
 
-@pytest.mark.parametrize("kind", KIMI)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("history", "read"), HISTORIES)
 def test_a_kimi_reads_its_own_ids(
     kind: Any, history: list[Message], read: list[list[str] | str]
@@ -101,10 +101,11 @@ def test_a_kimi_reads_its_own_ids(
     assert ids(sent(kind, USER, *history)) == read
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("history", "_read"), HISTORIES)
-def test_other_models_read_the_clients_ids(history: list[Message], _read: Any) -> None:
+def test_other_models_read_the_clients_ids(kind: Any, history: list[Message], _read: Any) -> None:
     said = ChatCodec().write_request(an_ask(USER, *history).request)["messages"]
-    assert ids(sent("openai", USER, *history)) == ids(said)
+    assert ids(sent(kind, USER, *history, family="other")) == ids(said)
 
 
 def test_the_whole_message_is_this() -> None:
@@ -144,7 +145,7 @@ def test_a_growing_conversation_keeps_its_beginning(
             answers = [result(id) for id, _ in made]
             dice.shuffle(answers)
             messages += answers
-        for kind in KIMI:
+        for kind in KINDS:
             body = json.dumps(sent(kind, *messages)).encode()
             assert body.startswith(before.get(kind, b""))
             before[kind] = body[:-1]
@@ -201,6 +202,19 @@ def test_the_answers_ids_count_on_for_each_choice_apart() -> None:
     ]
 
 
+def test_a_part_of_the_id_that_was_left_in_a_name_is_taken_off() -> None:
+    tools = (Tool("look", parameters={}), Tool("functions.own", parameters={}))
+    numbering = Numbering([USER], tools)
+    asked = ("functions.look", "look", "functions.own", "functions.unknown")
+    made = numbering.feed([ToolCall(n, "x", name) for n, name in enumerate(asked)])
+    assert [(event.id, event.name) for event in made if isinstance(event, ToolCall)] == [
+        ("functions.look:0", "look"),
+        ("functions.look:1", "look"),
+        ("functions.functions.own:2", "functions.own"),
+        ("functions.functions.unknown:3", "functions.unknown"),
+    ]
+
+
 TWO_CALLS = 'think Hm.\ntool look {"at":1}\ntool find {"at":2}'
 NAMELESS = "\n".join(
     f"garbage {json.dumps('data: ' + json.dumps(chunk) + chr(10) * 2)}"
@@ -221,15 +235,17 @@ NAMELESS = "\n".join(
 )
 
 
-@pytest.mark.parametrize("kind", [*KIMI, "openai"])
+@pytest.mark.parametrize("family", ["kimi", "other"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spelling", ["functions", "short", "call", "none"])
-async def test_whatever_ids_an_upstream_sends_the_client_sees_one_counter(
-    kind: Any, spelling: Any
+async def test_whatever_ids_an_upstream_sends_the_client_sees_one_counter_of_a_kimi(
+    kind: Any, spelling: Any, family: Any
 ) -> None:
     script = NAMELESS + "\nfinish tool_calls" if spelling == "none" else TWO_CALLS
     look = Look(ids="functions" if spelling == "none" else spelling)
     history = (USER, asks(("call_1", "look")), result("call_1"))
-    ask = an_ask(*history, tools=(Tool("look", parameters={}), Tool("find", parameters={})))
+    tools = (Tool("look", parameters={}), Tool("find", parameters={}))
+    ask = an_ask(*history, tools=tools, family=family)
     async with (
         ScriptedServer(script, look=look) as server,
         running(server.base_url, kind) as upstream,
@@ -241,7 +257,7 @@ async def test_whatever_ids_an_upstream_sends_the_client_sees_one_counter(
         ("find", '{"at":2}'),
     ]
     found = [call.id for call in calls]
-    if kind == "openai":
+    if family == "other":
         assert (found == ["functions.look:1", "functions.find:2"]) == (spelling == "functions")
     else:
         assert found == ["functions.look:1", "functions.find:2"]

@@ -32,13 +32,13 @@ WIDTH, LAYERS, HEADS, RANK, ROPE, NOPE = 64, 3, 4, 32, 16, 16
 EXPERTS, DENSE_WIDTH, EXPERT_WIDTH = 8, 128, 32
 
 
-def write(path: Path, window: int = 262144) -> None:
-    """Write the model file (0.9 MB)."""
+def write(path: Path, window: int = 262144, layers: int = LAYERS) -> None:
+    """Write the model file (0.9 MB; more layers, more work a token)."""
     out = gguf.GGUFWriter(path, "deepseek2")
     tokens = [*_byte_characters(), *CONTROL]
-    _facts(out, window)
+    _facts(out, window, layers)
     _vocabulary(out, tokens)
-    for name, tensor in _tensors(len(tokens)).items():
+    for name, tensor in _tensors(len(tokens), layers).items():
         out.add_tensor(name, tensor)
     out.write_header_to_file()
     out.write_kv_data_to_file()
@@ -53,11 +53,11 @@ def _byte_characters() -> list[str]:
     return [chr(byte) if byte in plain else next(others) for byte in range(256)]
 
 
-def _facts(out: gguf.GGUFWriter, window: int) -> None:
+def _facts(out: gguf.GGUFWriter, window: int, layers: int) -> None:
     out.add_name("tiny-random-kimi")
     out.add_context_length(window)
     out.add_embedding_length(WIDTH)
-    out.add_block_count(LAYERS)
+    out.add_block_count(layers)
     out.add_feed_forward_length(DENSE_WIDTH)
     out.add_head_count(HEADS)
     out.add_head_count_kv(1)
@@ -100,7 +100,7 @@ def _vocabulary(out: gguf.GGUFWriter, tokens: list[str]) -> None:
     out.add_chat_template(TEMPLATE)
 
 
-def _tensors(vocabulary: int) -> dict[str, np.ndarray]:
+def _tensors(vocabulary: int, layers: int) -> dict[str, np.ndarray]:
     dice = np.random.default_rng(0)
 
     def noise(*shape: int, scale: float = 0.08) -> np.ndarray:
@@ -114,7 +114,7 @@ def _tensors(vocabulary: int) -> dict[str, np.ndarray]:
         "output.weight": noise(vocabulary, WIDTH, scale=0.3),
         "output_norm.weight": ones(WIDTH),
     }
-    for layer in range(LAYERS):
+    for layer in range(layers):
         block = {
             "attn_norm.weight": ones(WIDTH),
             "attn_q_a.weight": noise(RANK, WIDTH),

@@ -1,6 +1,7 @@
 """The parts that a server and a command without one are made of, built and not started."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from moongate.access.keys import Keys, derive
@@ -44,13 +45,14 @@ def make_store(settings: Settings, home: Home) -> Store:
 
 
 def make_upstreams(
-    settings: Settings, home: Home, announce: Announce, report: Callable[[str], None]
+    settings: Settings, home: Home, announce: Announce, report: Callable[..., None]
 ) -> dict[str, Upstream]:
     """Every configured upstream by name, not started."""
 
     def progress(done: int, total: int) -> None:
         announce({"event": "progress", "what": "model", "done": done, "total": total})
 
+    models = {t.upstream: t.model for card in settings.cards() for t in reversed(card.targets)}
     upstreams: dict[str, Upstream] = {}
     for table in settings.upstreams:
         if table.kind == "embedded":
@@ -61,6 +63,7 @@ def make_upstreams(
                 model=Path(own) if own else None,
                 projector=Path(projector) if projector else None,
                 slots=settings.embedded.slots,
+                cache_tokens=settings.embedded.cache_tokens,
                 progress=progress,
                 report=report,
             )
@@ -77,6 +80,8 @@ def make_upstreams(
                     first_token_timeout_s=table.first_token_timeout_s,
                     idle_timeout_s=table.idle_timeout_s,
                     forward=table.forward,
+                    salted=models.get(place, "") if table.asks_salts() else "",
+                    report=partial(report, upstream=place),
                 )
     return upstreams
 

@@ -27,7 +27,7 @@ async def opened(settings: Settings, home: Home, *, awake: bool) -> AsyncGenerat
     store = make_store(settings, home)
     pepper = home.pepper(settings.store.file(home.path))
     keys = Keys(store, pepper, clock)
-    upstreams = make_upstreams(settings, home, lambda _: None, lambda _: None)
+    upstreams = make_upstreams(settings, home, lambda _: None, lambda *_, **__: None)
     searches = Searches(settings, pepper)
     serving = searches.around(upstreams)
     catalog = Catalog(

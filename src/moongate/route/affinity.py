@@ -19,7 +19,7 @@ LIFE_S: Final = 3600.0
 ENTRIES_MAX: Final = 131_072
 """Digests in memory, of about 150 bytes each."""
 HOLDERS_MAX: Final = 4
-"""Places remembered for one digest."""
+"""Places remembered for one digest: its home, and who was seen last of the others."""
 _SPARE: Final = 64  # room is made for so many at once
 
 
@@ -72,20 +72,29 @@ class Affinity:
             holds = shelf.get(digest)
             if holds is None:
                 continue
-            places = tuple(hold.place for hold in holds if hold.seen_s > since_s)
+            places = tuple([hold.place for hold in holds if hold.seen_s > since_s])
             for place in places:
                 sizes.setdefault(place, size)
-            if size >= prefix.anchor_size and places:
+            if size >= prefix.anchor_size and places and places != homes:
                 homes = (*places, *(place for place in homes if place not in places))
         hinted = shelf.get(prefix.key, ()) if prefix.key else ()
         return Known(sizes, homes, tuple(hold.place for hold in hinted if hold.seen_s > since_s))
 
     def remember(self, prefix: Prefix, place: str) -> None:
-        """Note that ``place`` has answered ``prefix``."""
+        """Note that ``place`` has answered ``prefix``.
+
+        Of the boundaries in its midst those that no other place holds are let go of: a conversation
+        takes about twenty digests, however long it grows.
+        """
         shelf = self._shelves.setdefault(prefix.tenant, {})
         hold = Hold(place, self._clock.monotonic_s())
-        for at in prefix.lasting:
-            self._put(shelf, prefix.digests[at], hold)
+        lasting = {prefix.digests[at] for at in prefix.lasting}
+        for digest in prefix.digests:
+            if digest in lasting:
+                self._put(shelf, digest, hold)
+            elif (holds := shelf.get(digest)) and all(one.place == place for one in holds):
+                del shelf[digest]
+                self._count -= 1
         if prefix.key is not None:
             self._put(shelf, prefix.key, hold)
         if self._count > self._entries_max:
@@ -121,7 +130,7 @@ class Affinity:
                 break
         else:
             if len(fresh) >= HOLDERS_MAX:
-                fresh.remove(min(fresh, key=lambda one: one.seen_s))
+                fresh.remove(min(fresh[1:], key=lambda one: one.seen_s))
             fresh.append(hold)
         shelf[digest] = tuple(fresh)
 

@@ -10,6 +10,7 @@ know nothing of each other agree, and what is shared lives on as few places as i
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Literal
 
@@ -41,17 +42,18 @@ class Limits(msgspec.Struct, frozen=True):
     """When a place counts as loaded: beyond its peers both by ``_abs`` and by ``_rel``.
 
     ``own``: for a conversation that it holds, in requests running beyond the least; ``new``: for
-    another one, beyond the mean; ``work``: as well, in characters of recent work. A home is gone
-    back to when it holds the share ``home_rel`` of the longest prefix held anywhere, or lacks
-    ``home_abs`` of it.
+    another one, beyond the mean; ``work``: as well, in characters of recent work, where at least
+    ``work_running`` requests run. A home is gone back to when it holds the share ``home_rel`` of
+    the longest prefix held anywhere, or lacks ``home_abs`` of it.
     """
 
     own_abs: float = 16.0
     own_rel: float = 1.5
     new_abs: float = 8.0
     new_rel: float = 1.5
-    work_abs: float = 16_384.0
-    work_rel: float = 1.25
+    work_abs: float = 4_096.0
+    work_rel: float = 1.1
+    work_running: int = 2
     home_abs: int = 4_096
     home_rel: float = 0.5
 
@@ -65,6 +67,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 LIMITS: Final = Limits()
+_WORD: Final = (1 << 64) - 1
 
 
 def choose(
@@ -80,7 +83,8 @@ def choose(
     """
     up = [place for place in places if place.state == "up"]
     least = min((place.running / place.weight for place in up), default=0.0)
-    stays = {place.name for place in up if not _over(place, least, limits.own_abs, limits.own_rel)}
+    most = _bar(least, limits.own_abs, limits.own_rel)
+    stays = {place.name for place in up if place.running <= most * place.weight}
     order: dict[str, Reason] = {}
     for name in _homes(known, stays, limits):
         order[name] = "next" if order else "prefix"
@@ -101,15 +105,30 @@ def rendezvous(digest: bytes, places: Sequence[Place]) -> list[Place]:
 
     (Highest random weight, by Thaler and Ravishankar; the weights by the method of exponentials.)
     """
-
-    def draw(place: Place) -> bytes:
-        return blake2b(place.name.encode(), key=digest, digest_size=8).digest()
+    key = int.from_bytes(digest[:8])
+    if len({place.weight for place in places}) <= 1:
+        return sorted(places, key=lambda place: _mixed(key ^ _station(place.name)), reverse=True)
 
     def score(place: Place) -> float:
-        return -place.weight / math.log((int.from_bytes(draw(place)) + 1) / (2**64 + 1))
+        return -place.weight / math.log((_mixed(key ^ _station(place.name)) + 1) / (2**64 + 1))
 
-    alike = len({place.weight for place in places}) <= 1
-    return sorted(places, key=draw if alike else score, reverse=True)
+    return sorted(places, key=score, reverse=True)
+
+
+@lru_cache(maxsize=4096)
+def _station(name: str) -> int:
+    """A place's own 64 bits."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
+
+
+def _mixed(bits: int) -> int:
+    """64 bits, each of which hangs on all of ``bits``.
+
+    (The finalizer of SplitMix64, by Steele, Lea and Flood. It hides nothing: the digest is keyed.)
+    """
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _WORD
+    return bits ^ bits >> 31
 
 
 def _homes(known: Known, usable: set[str], limits: Limits) -> list[str]:
@@ -130,18 +149,15 @@ def _fresh(
     heavy: list[Place] = []
     for tier in sorted({place.tier for place in up}):
         peers = [place for place in up if place.tier == tier]
-        worked, running = (
-            _mean([place.work for place in peers], peers),
-            _mean([place.running for place in peers], peers),
-        )
+        work = _bar(_mean([p.work for p in peers], peers), limits.work_abs, limits.work_rel)
+        running = _bar(_mean([p.running for p in peers], peers), limits.new_abs, limits.new_rel)
         ordered = rendezvous(prefix.root, peers)
         if breadth > 1:
             ordered = rendezvous(prefix.anchor, ordered[:breadth]) + ordered[breadth:]
         passed = bool(heavy)
         for place in ordered:
-            if _beyond(place.work / place.weight, worked, limits.work_abs, limits.work_rel) or (
-                _over(place, running, limits.new_abs, limits.new_rel)
-            ):
+            worked = place.running >= limits.work_running and place.work > work * place.weight
+            if worked or place.running > running * place.weight:
                 heavy.append(place)
                 passed = True
             else:
@@ -164,9 +180,6 @@ def _mean(loads: Sequence[float], places: Sequence[Place]) -> float:
     return sum(loads) / sum(place.weight for place in places) if places else 0.0
 
 
-def _over(place: Place, mean: float, more: float, times: float) -> bool:
-    return _beyond(place.running / place.weight, mean, more, times)
-
-
-def _beyond(load: float, mean: float, more: float, times: float) -> bool:
-    return load > mean + more and load > mean * times
+def _bar(mean: float, more: float, times: float) -> float:
+    """What a load must be over to be both ``more`` above ``mean`` and ``times`` as much."""
+    return max(mean + more, mean * times)

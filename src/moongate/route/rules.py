@@ -24,7 +24,7 @@ def check(request: Request, offer: Offer, policy: Policy) -> tuple[Request, tupl
         if ability not in offer.abilities:
             raise Refused("unsupported_ability", param, ability=ability)
     request, left_out = model_policy.check(request, sampling=offer.card.sampling, policy=policy)
-    if request.sampling.stop and request.format is not None and request.format.kind != "text":
+    if request.sampling.stop and _owes_json(request):
         # A stop string within the JSON would cut what was promised.
         sampling = msgspec.structs.replace(request.sampling, stop=())
         return msgspec.structs.replace(request, sampling=sampling), (*left_out, "stop")
@@ -38,6 +38,13 @@ def fits(request: Request, offer: Offer, policy: Policy) -> bool:
     except Refused:
         return False
     return True
+
+
+def _owes_json(request: Request) -> bool:
+    """Whether an answer is JSON, or a call with its arguments, for certain."""
+    choice, form = request.tool_choice, request.format
+    forced = choice is not None and choice.mode in ("required", "named")
+    return forced or (form is not None and form.kind != "text")
 
 
 def _asked(request: Request) -> Iterator[tuple[Ability, str]]:

@@ -86,6 +86,8 @@ def _upstream(upstream: Upstream, path: str) -> Iterator[str]:
             f'{path}.data_policy cannot be "self-hosted": kind "moonshot" is the maker\'s own '
             'service. Say "none", or "contract" with an agreement that you hold.'
         )
+    if upstream.shared_cache and upstream.kind not in {"vllm", "sglang"}:
+        yield f"{path}.shared_cache is for the kinds vllm and sglang; leave it out."
     if upstream.api_key_env and upstream.api_key_file:
         yield f"{path} names both api_key_env and api_key_file; keep one."
     yield from _credentials(upstream, path)

@@ -86,6 +86,14 @@ class Upstream(Table, frozen=True, kw_only=True):
             description="fields unknown to us that it is sent as well, beyond its kind's own list"
         ),
     ] = ()
+    shared_cache: Annotated[
+        bool,
+        Meta(description="accept that accounts may share its prompt cache (vllm, sglang)"),
+    ] = False
+    cache_probe: Annotated[
+        bool,
+        Meta(description="ask it at the start whether it keeps accounts apart (vllm, sglang)"),
+    ] = True
     agreement: Annotated[
         Agreement | None, Meta(description="the agreement that makes it a contract")
     ] = None
@@ -103,6 +111,10 @@ class Upstream(Table, frozen=True, kw_only=True):
     def room(self, credential: Credential) -> int:
         """How many requests may run at once with ``credential``."""
         return credential.concurrency_max or self.concurrency_max
+
+    def asks_salts(self) -> bool:
+        """Whether it is asked if it keeps accounts apart, and left alone if it does not."""
+        return self.cache_probe and not self.shared_cache
 
     def keeps_nothing(self) -> bool:
         """Whether keys that demand zero retention may be served here.

@@ -127,6 +127,10 @@ class Embedded(Table, frozen=True, kw_only=True):
     model: Annotated[str, Meta(description="a GGUF file of yours; empty: the stand-in")] = ""
     projector: Annotated[str, Meta(description="its vision projector")] = ""
     slots: Annotated[int, Meta(ge=1, le=64, description="answers generated at once")] = 4
+    cache_tokens: Annotated[
+        int,
+        Meta(ge=0, le=2**24, description="tokens of earlier prompts and answers kept for reuse"),
+    ] = 8192
 
 
 class Media(Table, frozen=True, kw_only=True):

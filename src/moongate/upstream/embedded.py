@@ -7,6 +7,7 @@ them in order.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -38,6 +39,8 @@ WINDOW: Final = 8192
 OWN_POOL: Final = 65_536
 """Tokens of all slots together for a model of the operator's own: memory grows with them."""
 OUTPUT_TOKENS_DEFAULT: Final = 1024
+CACHE_TOKENS: Final = 8192
+_EXPIRY_S: Final = 60.0
 _ABILITIES: Final[frozenset[Ability]] = frozenset({"tools", "json", "partial", "thinking"})
 _STAND_IN: Final = (
     "SmolLM2-135M-Instruct, a small model on this machine, stands in for Kimi K2.5; it is not Kimi."
@@ -78,7 +81,8 @@ class EmbeddedUpstream:
 
     ``model`` and ``projector`` are files of the operator's own; without a model the stand-in
     is fetched once, and ``progress`` is told bytes done and bytes in all meanwhile. ``report``
-    hears when the engine died and when it serves again.
+    hears when the engine died and when it serves again. ``slots`` answers are made at once;
+    ``cache_tokens`` of earlier prompts and answers are kept for reuse.
     """
 
     kind = "embedded"
@@ -91,6 +95,7 @@ class EmbeddedUpstream:
         model: Path | None = None,
         projector: Path | None = None,
         slots: int = 4,
+        cache_tokens: int = CACHE_TOKENS,
         progress: Progress | None = None,
         report: Callable[[str], None] = lambda word: None,  # noqa: ARG005 - the silent default
     ) -> None:
@@ -98,8 +103,10 @@ class EmbeddedUpstream:
         self.folder = home / "models"
         self._model = model
         self._projector = projector
-        self._slots = Slots(slots)
-        self._slot_count = slots
+        self._slots = Slots(slots, self._erase, kept=cache_tokens)
+        self._at_once = slots
+        self._cache_tokens = cache_tokens
+        self._expiry: asyncio.Task[None] | None = None
         self._progress = progress
         self._report = report
         self._window = WINDOW
@@ -134,6 +141,11 @@ class EmbeddedUpstream:
         """How many answers are being made now."""
         return self._slots.busy
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that are kept for reuse now, of all organisations together."""
+        return self._slots.resting
+
     def check(self) -> list[Check]:
         """What this engine needs of the machine; reads the model file whole."""
         return check(self.folder, self._model, self._projector)
@@ -158,12 +170,14 @@ class EmbeddedUpstream:
         work = Work(
             model=model,
             projector=self._projector,
-            slots=self._slot_count,
-            n_ctx=self._slot_count * self._window,
+            slots=len(self._slots),
+            n_ctx=max(self._at_once * self._window, self._cache_tokens),
         )
+        self._slots.pool = work.n_ctx
         self._process = EngineProcess(work, self._slots.forget, self._report)
         await self._process.start()
         self._client = EngineClient(self._process)
+        self._expiry = asyncio.create_task(self._expire(), name="engine-cache")
         try:
             self._template = (
                 await ChatML.learn(self._client)
@@ -179,6 +193,8 @@ class EmbeddedUpstream:
 
     async def close(self) -> None:
         self._slots.close()
+        if self._expiry is not None:
+            self._expiry.cancel()
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -193,10 +209,8 @@ class EmbeddedUpstream:
             limits = await asyncio.to_thread(constraint, plan.goal, plan.output_tokens_max)
         trail = self._slots.trail(plan.tokens)
         reader = AnswerReader(plan.goal, thinking=ask.request.thinking is not False)
-        async with self._slots.lease(ask.tenant, trail) as (slot, foreign):
-            if foreign:
-                await client.erase(slot.id)
-            self._slots.own(slot, ask.tenant, trail)
+        most = len(plan.tokens) + plan.output_tokens_max
+        async with self._slots.lease(ask.tenant, trail, most) as slot:
             body = {**self._body(ask.request, plan), **limits, "id_slot": slot.id}
             async with client.completion(body) as pieces, aclosing(pieces):
                 yield reader.open()
@@ -208,6 +222,7 @@ class EmbeddedUpstream:
                     if events:
                         yield events
                 reader.close()
+                slot.held = reader.tokens
 
     async def count(self, request: Request) -> int | None:
         if self._template is None:
@@ -229,6 +244,15 @@ class EmbeddedUpstream:
     def dropped(self, request: Request) -> tuple[str, ...]:
         return dropped(request)
 
+    async def _erase(self, slot: int) -> None:
+        await self._ready().erase(slot)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_S)
+            with contextlib.suppress(UpstreamError):
+                await self._slots.expire()
+
     def _ready(self) -> EngineClient:
         if self._client is None:
             raise UpstreamDown("not_started")
@@ -246,7 +270,7 @@ class EmbeddedUpstream:
             raise ConfigurationError(found.detail)
         header = read_header(self._model)
         self._architecture = header.architecture
-        self._window = min(header.window or WINDOW, OWN_POOL // self._slot_count)
+        self._window = min(header.window or WINDOW, OWN_POOL // self._at_once)
         return self._model
 
     async def _plan(self, request: Request, output_tokens_max: int) -> _Plan:

@@ -28,6 +28,7 @@ from moongate.core.events import (
 from moongate.core.money import Counts
 from moongate.upstream.engine_goal import Goal
 from moongate.upstream.engine_names import Names
+from moongate.upstream.engine_slots import CACHED_TOKENS_MIN
 from moongate.wire.ids import call_id
 from moongate.wire.schema.instance import Instance
 from moongate.wire.sse import DONE, Events
@@ -81,6 +82,12 @@ class AnswerReader:
         self._reason: str | None = None
         self._usage: _Usage | None = None
         self._ended = self._broken = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompt and answer together, once the answer has ended."""
+        usage = self._usage
+        return usage.prompt_tokens + usage.completion_tokens if usage else 0
 
     def open(self) -> list[Event]:
         """The engine accepted the request."""
@@ -151,10 +158,12 @@ class AnswerReader:
         if self._reason is None or usage is None or self._ended:
             raise UpstreamProtocolError("bad_end")
         self._ended = True
+        # The last token is always read anew: 256 cached are a prompt of more than 256 in common.
+        cached = usage.prompt_tokens_details.cached_tokens
         counts = Counts(
             prompt=usage.prompt_tokens,
             completion=usage.completion_tokens,
-            cached=usage.prompt_tokens_details.cached_tokens,
+            cached=cached if cached >= CACHED_TOKENS_MIN else 0,
             reasoning=0,
         )
         last = self._json(self._names.rest())

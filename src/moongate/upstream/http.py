@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 import aiohttp
@@ -31,8 +31,9 @@ from moongate.core.sealed import Sealed
 from moongate.upstream import looks, pieces
 from moongate.upstream.line import Line, short_body
 from moongate.upstream.markers import Markers
-from moongate.upstream.quirks import HttpKind, dropped_names, shape
+from moongate.upstream.quirks import QUIRKS, HttpKind, dropped_names, shape
 from moongate.upstream.refusals import BODY_BYTES_MAX, refusal
+from moongate.upstream.salts import Salts
 from moongate.wire.ids import Numbering
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -62,7 +63,8 @@ class HttpUpstream:
 
     ``forward`` extends the kind's list of unknown request fields that are sent on.
     ``concurrency_max`` streams run at once; up to 64 more wait at most 2 s for room. Times are
-    seconds.
+    seconds. ``salted``: a model there that is asked whether tenants' caches are kept apart, before
+    anything else is; ``report`` hears when they are not.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class HttpUpstream:
         first_token_timeout_s: float = 600.0,
         idle_timeout_s: float = 60.0,
         forward: tuple[str, ...] = (),
+        salted: str = "",
+        report: Callable[[str], None] = lambda word: None,  # noqa: ARG005 - the silent default
     ) -> None:
         self.name = name
         self.kind: HttpKind = kind
@@ -93,6 +97,8 @@ class HttpUpstream:
         self._facts = Facts(fingerprint=f"fp_{digest}", data_policy=data_policy)
         self._waiting = 0
         self._session: aiohttp.ClientSession | None = None
+        apart = QUIRKS[kind].cache == "salt" and salted
+        self._salts = Salts(self._events, salted, report) if apart else None
 
     def __repr__(self) -> str:
         return f"HttpUpstream(name={self.name!r}, kind={self.kind!r})"
@@ -135,12 +141,29 @@ class HttpUpstream:
     async def probe(self) -> Probe:
         if self._session is None:
             return Probe(ok=False, models=None, detail="It is not started.")
-        return await looks.look(
+        found = await looks.look(
             self._session, f"{self._base}/models", self._credential.headers(), self.kind
         )
+        if not found.ok or self._salts is None:
+            return found
+        said = await self._salts.look()
+        ok = self._salts.verdict != "shared"
+        return Probe(ok=ok, models=found.models, detail=f"{found.detail} {said}" if ok else said)
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
+    def stream(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
         """Ask, and yield what each read brought. Closing it breaks the connection at once."""
+        salts = self._salts
+        if salts is None or salts.verdict == "apart":
+            return self._events(ask)
+        return self._guarded(ask, salts)
+
+    async def _guarded(self, ask: Ask, salts: Salts) -> AsyncGenerator[list[Event], None]:
+        await salts.require()
+        async with aclosing(self._events(ask)) as events:
+            async for batch in events:
+                yield batch
+
+    async def _events(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
         shaped = shape(self._codec.write_request(ask.request), ask, self.kind, self._forward)
         heard = _listener(ask)
         deadline_s = asyncio.get_running_loop().time() + self._first_token_timeout_s
@@ -226,7 +249,8 @@ def _listener(ask: Ask) -> Callable[[list[Event]], list[Event]]:
     """What the events of an answer to ``ask`` go through: nothing, unless a Kimi speaks."""
     if ask.family != "kimi":
         return lambda events: events
-    markers, numbering = Markers(ask.request.tools), Numbering(ask.request.messages)
+    tools = ask.request.tools
+    markers, numbering = Markers(tools), Numbering(ask.request.messages, tools)
     return lambda events: numbering.feed(markers.feed(events))
 
 

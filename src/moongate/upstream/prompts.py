@@ -58,10 +58,18 @@ class PrefixCache:
 
     Kimi's rule: only a prefix of more than 256 tokens counts. A scope is what may share a
     cache: one credential, one salt, one cache key. At most 64 prompts a scope are remembered.
+    With ``salted`` off it is an engine that knows no salts: all share one cache.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, salted: bool = True) -> None:
+        self._salted = salted
         self._seen: dict[tuple[str, ...], list[str]] = {}
+
+    def cached(self, credential: str, body: Body) -> int:
+        """Cached tokens of a request's prompt, which is remembered from now on."""
+        salt = str(body.get("cache_salt") or "") if self._salted else ""
+        scope = (credential, salt, str(body.get("prompt_cache_key") or ""))
+        return self.look(scope, prompt_text(body))
 
     def look(self, scope: tuple[str, ...], prompt: str) -> int:
         """Cached tokens of ``prompt``, which is remembered from now on."""

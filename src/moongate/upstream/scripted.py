@@ -28,7 +28,6 @@ from moongate.upstream.prompts import (
     PrefixCache,
     Script,
     calls_before,
-    prompt_text,
     prompt_tokens,
 )
 from moongate.upstream.transcript import Cut, Delay, Reply, Turn, parse
@@ -66,7 +65,7 @@ class ScriptedServer:
         look: Look | None = None,
         models: tuple[str, ...] = ("kimi-k2.5",),
         chaos: Chaos | None = None,
-        cache: bool = False,
+        cache: bool | PrefixCache = False,
         api_key: str | None = None,
         rules: bool = True,
         refuse: bool = False,
@@ -77,7 +76,7 @@ class ScriptedServer:
         self._look = look or Look()
         self._models = models
         self._chaos = chaos
-        self._cache = PrefixCache() if cache else None
+        self._cache = (PrefixCache() if cache is True else cache) or None
         self._api_key = api_key
         self._rules = rules
         self._refuse = refuse
@@ -221,12 +220,8 @@ class ScriptedServer:
         cached = 0
         prompt = prompt_tokens(body)
         if self._cache is not None:
-            scope = (
-                request.headers.get("authorization", ""),
-                str(body.get("cache_salt") or ""),
-                str(body.get("prompt_cache_key") or ""),
-            )
-            cached = min(self._cache.look(scope, prompt_text(body)), prompt - 1)
+            credential = request.headers.get("authorization", "")
+            cached = min(self._cache.cached(credential, body), prompt - 1)
         options = body.get("stream_options")
         return Frames(
             self._look,

@@ -9,16 +9,19 @@ change while it grows, so that a prompt cache keeps its prefix.
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from moongate.core.events import Event, ToolCall
-from moongate.core.request import Message
+from moongate.core.request import Message, Tool
+
+_PREFIX: Final = "functions."
 
 
 def call_id(name: str, index: int) -> str:
     """The id of call number ``index`` of a conversation."""
-    return f"functions.{name}:{index}"
+    return f"{_PREFIX}{name}:{index}"
 
 
 def calls_in(messages: Iterable[Message]) -> int:
@@ -58,10 +61,12 @@ class Numbering:
     """Gives the calls of one answer their ids, counting on from ``messages``; each choice alone.
 
     What the upstream called them does not matter: shorter ids, counters that start again, none.
+    Nor does a ``functions.`` that its parser left before the name of one of ``tools``.
     """
 
-    def __init__(self, messages: Iterable[Message]) -> None:
+    def __init__(self, messages: Iterable[Message], tools: Iterable[Tool] = ()) -> None:
         self._first = calls_in(messages)
+        self._names = {tool.name for tool in tools}
         self._next: dict[int, int] = {}
 
     def feed(self, events: list[Event]) -> list[Event]:
@@ -70,5 +75,10 @@ class Numbering:
             if type(event) is ToolCall:
                 count = self._next.get(event.choice, self._first)
                 self._next[event.choice] = count + 1
-                events[at] = msgspec.structs.replace(event, id=call_id(event.name, count))
+                name = self._name(event.name)
+                events[at] = msgspec.structs.replace(event, id=call_id(name, count), name=name)
         return events
+
+    def _name(self, told: str) -> str:
+        bare = told.removeprefix(_PREFIX)
+        return bare if bare in self._names and told not in self._names else told
