@@ -14,6 +14,36 @@ OTHERS = ["--without=format", "--without=lint", "--without=types"]
 OTHERS += ["--without=node", "--without=engine", "--without=redis", "--without=postgres"]
 QUICK = "tests/test_scripts.py::test_an_unknown_part_is_wrong_use"
 
+# Imports every module as if only the packages of the lock (1) were installed; says how many.
+ALONE = r"""
+import importlib, importlib.machinery, pkgutil, re, sys
+from importlib.metadata import packages_distributions
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+with open(sys.argv[1], encoding="utf-8") as lock:
+    locked = {plain(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", lock.read(), re.M)}
+absent = {top for top, of in packages_distributions().items() if not locked & {*map(plain, of)}}
+
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in absent else super().find_spec(name, path, target)
+
+real = sys.meta_path.index(importlib.machinery.PathFinder)
+sys.path.insert(0, sys.argv[2])
+absent.discard("moongate")
+sys.meta_path[real] = Finder
+import moongate
+
+names = [found.name for found in pkgutil.walk_packages(moongate.__path__, "moongate.")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+print(len(names))
+"""
+
 
 @pytest.fixture
 def house(tmp_path):
@@ -106,3 +136,13 @@ def test_a_failed_part_fails_the_run():
 def test_an_unknown_part_is_wrong_use():
     done = subprocess.run([*CHECKS, "--without", "thinking"], capture_output=True, text=True)
     assert done.returncode == 2
+
+
+def test_what_the_lock_names_is_all_that_the_program_imports():
+    """The tests' packages are beside it here; on a machine of a buyer they are not."""
+    lock = ROOT / "requirements" / "run.txt"
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, lock, ROOT / "src"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100

@@ -8,7 +8,6 @@ import random
 from typing import Any, Final
 
 from llguidance import LLMatcher, LLTokenizer
-from llguidance import numpy as masks
 
 _BYTES: Final = LLTokenizer("byte")
 # The engine's own rule for addresses is more than its limits allow it, and it says nothing.
@@ -51,12 +50,10 @@ def _matcher(words: dict[str, Any], start: str) -> Any:
 
 
 def _walk(matcher: Any, dice: random.Random) -> str | None:
-    mask = masks.allocate_token_bitmask(1, _BYTES.vocab_size)
     written = bytearray()
     while len(written) < _LENGTH_MAX:
-        masks.fill_next_token_bitmask(matcher, mask)
-        bits = mask.view("uint8")
-        allowed = [byte for byte in range(0x20, 0x7F) if bits[0, byte // 8] >> byte % 8 & 1]
+        bits = matcher.compute_bitmask()
+        allowed = [byte for byte in range(0x20, 0x7F) if bits[byte // 8] >> byte % 8 & 1]
         if not allowed:
             return None
         plain = [byte for byte in allowed if byte in _SIGNS or chr(byte).isalnum()] or allowed
