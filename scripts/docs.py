@@ -69,9 +69,8 @@ def the_errors() -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for key, row in ROWS.items():
         facts = {"byte": "N", "limit": "N", "needs": "N", "what": "(what is wrong)"}
-        names = {
-            name: f"({name})" for name in ("thing", "dimension", "keyword", "ability", "formats")
-        }
+        words = ("thing", "dimension", "keyword", "ability", "formats", "wanted", "why")
+        names = {name: f"({name})" for name in words}
         error = Refused(key, **facts, **names)
         retry = error.headers().get("x-should-retry", "")
         yield f"| `{error.code}` | {row.status} | `{row.type}` | {error.message} | {retry} |"

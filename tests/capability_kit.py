@@ -33,11 +33,8 @@ LOOKS: Final = {
 REASONS: Final = {
     "prefix": "OpenAI's API has no way to continue an assistant's message.",
     "blind": "The stand-in reads no pictures and no videos; `GET /v1/models` says so.",
-    "uploads": "Files cannot be uploaded yet: send the bytes.",
 }
 """Why a cell may be ``refused``; nothing else is an excuse."""
-CODES: Final = {"uploads": "file_not_found"}
-"""What a refused request is told, where it is not ``unsupported_ability``."""
 
 EMBEDDED: Final = """
 [server]
@@ -235,7 +232,7 @@ class Feature:
         """Run the cell of ``place``'s kind."""
         reason = self.refused.get(place.kind)
         if reason is not None:
-            await place.refuses(CODES.get(reason, "unsupported_ability"), **self.body)
+            await place.refuses("unsupported_ability", **self.body)
         else:
             await self.run(place)
 

@@ -3,8 +3,10 @@
 import json
 from typing import Any
 
+import aiohttp
+
 import picture_kit
-from capability_kit import KINDS, Place, feature
+from capability_kit import Place, feature
 from media_kit import site
 
 AREA = "Request"
@@ -120,11 +122,23 @@ UPLOAD = user([{"type": "image_url", "image_url": {"url": "ms://file-1"}}])
 @feature(
     AREA,
     "Uploaded files (`ms://`)",
-    refused={**dict.fromkeys(KINDS, "uploads"), "embedded": "blind"},
+    refused={"embedded": "blind"},
     body={"messages": UPLOAD},
 )
 async def uploads(place: Place) -> None:
-    raise AssertionError("refused everywhere")
+    await place.refuses("file_not_found", messages=UPLOAD)
+    form = aiohttp.FormData({"purpose": "image"})
+    form.add_field("file", picture_kit.png(28, 28), filename="moon.png")
+    served = place.served
+    head = {"authorization": f"Bearer {place.keys['standard']}"}
+    async with served.http.post(f"{served.url}/files", data=form, headers=head) as reply:
+        file = await reply.json()
+    shown = {"type": "image_url", "image_url": {"url": f"ms://{file['id']}"}}
+    got = await place.both(OK, messages=user([shown]))
+    assert got.sent["messages"][0]["content"][0] == {
+        "type": "image_url",
+        "image_url": {"url": PNG},
+    }
 
 
 @feature(AREA, "`max_completion_tokens`, and its older name; the newer one wins")

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from media_kit import Site, flood, site, trickle
-from moongate.core.ports import NO_FILES
+from moongate.core.ports import NO_FILES, Uploaded
 from moongate.media import eyes as eyes_module
 from moongate.media import shelf as shelf_module
 from moongate.media.eyes import Eyes
@@ -221,8 +221,11 @@ async def test_nothing_is_kept_for_a_key_that_keeps_nothing(served, there):
 
 async def test_uploads_are_asked_for_by_organisation(served, scripted):
     class Uploads:
-        def find(self, account: str, id: str) -> bytes | None:
-            return {("default", "a"): png(), ("other", "b"): png()}.get((account, id))
+        fate = "they are gone"
+
+        def find(self, account: str, id: str) -> Uploaded | None:
+            picture = Uploaded("image", png())
+            return {("default", "a"): picture, ("other", "b"): picture}.get((account, id))
 
     served.app.gateway.eyes._files = Uploads()
     assert (await served.post(shows("ms://a"))).status == 200

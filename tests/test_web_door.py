@@ -288,7 +288,11 @@ async def test_models_health_metrics_and_reference(served: Served) -> None:
         described = await reply.json()
     assert described["openapi"].startswith("3.1")
     facts = dict.fromkeys(
-        ("thing", "dimension", "byte", "limit", "what", "needs", "keyword", "ability", "formats"), 1
+        [
+            *("thing", "dimension", "byte", "limit", "what", "needs"),
+            *("keyword", "ability", "formats", "wanted", "why"),
+        ],
+        1,
     )
     error = described["components"]["schemas"]["Error"]["properties"]["error"]
     told = error["properties"]["code"]["enum"]

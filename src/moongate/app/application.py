@@ -28,6 +28,7 @@ from moongate.app.parts import (
     make_router,
     make_store,
     make_tokenizers,
+    make_uploads,
     make_upstreams,
 )
 from moongate.app.peers import Peers
@@ -100,6 +101,7 @@ class Application:
             self.store, self.book, self.clock, self.log.event, checked=self.metrics.checked,
             checkpoint=ledger.crash_settlement == "checkpoint",
         )  # fmt: skip
+        self.uploads = make_uploads(settings, self.clock, alone=place.of == 1)
         self.gateway = Gateway(
             keys=self.keys,
             catalog=self.catalog,
@@ -119,7 +121,7 @@ class Application:
             unretained=settings.unretained(),
             wishing=frozenset(settings.routing.preferences),
             tokenizers=make_tokenizers(settings),
-            eyes=make_eyes(settings),
+            eyes=make_eyes(settings, self.uploads),
         )
         self.office = make_office(
             settings, self.store, self.keys, self.clock, self.catalog, self.upstreams, pepper,
@@ -173,7 +175,7 @@ class Application:
         handlers = make_handlers(
             self.settings, gateway=self.gateway, office=self.office, store=self.store,
             keys=self.keys, clock=self.clock, log=self.log, searches=self.searches,
-            metrics=self.peers.collect, draining=lambda: self.draining,
+            uploads=self.uploads, metrics=self.peers.collect, draining=lambda: self.draining,
         )  # fmt: skip
         server = self.settings.server
         # Before the rest, so that commands work while a model is fetched or loaded.
@@ -229,6 +231,7 @@ class Application:
         for upstream in self.upstreams.values():
             await upstream.close()
         self.gateway.eyes.shelf.clear()
+        self.uploads.clear()
         await self.searches.close()
         await self.gateway.limits.close()
         await self.book.drain()

@@ -9,7 +9,9 @@ from moongate.app.searches import Searches
 from moongate.core.ports import Clock, Store
 from moongate.gateway import Gateway
 from moongate.log import Log
+from moongate.media.uploads import Uploads
 from moongate.settings import Settings
+from moongate.web.files import Filing
 from moongate.web.handlers import Handlers
 from moongate.web.server import Handler
 from moongate.wire.chat import ChatCodec
@@ -25,6 +27,7 @@ def make_handlers(
     clock: Clock,
     log: Log,
     searches: Searches,
+    uploads: Uploads,
     metrics: Callable[[], Awaitable[bytes]],
     draining: Callable[[], bool],
 ) -> dict[str, Handler]:
@@ -38,6 +41,7 @@ def make_handlers(
         body_bytes_max=settings.server.body_bytes_max,
         draining=draining,
     ).table()
+    handlers |= Filing(uploads, gateway.limits.bodies, settings.server.body_bytes_max).table()
     handlers |= searches.handlers(gateway, draining)
     offers = gateway.catalog.offers
     return handlers | buyer_handlers(settings, store, keys, clock, log.event, offers)

@@ -8,11 +8,12 @@ from moongate.access.keys import Keys, derive
 from moongate.admin import Means, Office, Operator
 from moongate.app.words import callable_host
 from moongate.core.errors import ConfigurationError
-from moongate.core.ports import NO_FILES, Clock, Store, Upstream
+from moongate.core.ports import Clock, Store, Upstream
 from moongate.home import Home
 from moongate.ledger.receipt import Signer
 from moongate.media.eyes import Eyes
 from moongate.media.fetch import Fetcher
+from moongate.media.uploads import Room, Uploads
 from moongate.meter import tokenizer
 from moongate.meter.tokenizer import Tokenizer
 from moongate.route.catalog import Catalog
@@ -98,9 +99,21 @@ def make_router(settings: Settings, health: Health, clock: Clock, pepper: bytes)
     return Router(seats, health, clock, derive(pepper, "affinity"))
 
 
-def make_eyes(settings: Settings) -> Eyes:
-    """What brings pictures and videos. Nothing can be uploaded yet."""
-    return Eyes(Fetcher() if settings.media.fetch else None, NO_FILES)
+def make_uploads(settings: Settings, clock: Clock, *, alone: bool) -> Uploads:
+    """What keeps uploaded files, in this process: ``alone`` where a server has no other."""
+    media = settings.media
+    room = Room(
+        files=media.files_max if alone else 0,
+        file_bytes=media.file_bytes_max,
+        account_bytes=media.files_account_bytes_max,
+        all_bytes=media.files_bytes_max,
+    )
+    return Uploads(room, media.files_kept_s, clock)
+
+
+def make_eyes(settings: Settings, uploads: Uploads) -> Eyes:
+    """What brings pictures and videos."""
+    return Eyes(Fetcher() if settings.media.fetch else None, uploads)
 
 
 def make_tokenizers(settings: Settings) -> dict[str, Tokenizer]:

@@ -62,7 +62,7 @@ ROWS: Final[dict[str, Row]] = {
     "rate_limit_exceeded": Row(429, "rate_limit_error", "Rate limit reached for {dimension}."),
     "unknown_url": Row(404, _IRE, "Unknown request URL."),
     "method_not_allowed": Row(405, _IRE, "Method not allowed."),
-    "unsupported_media_type": Row(415, _IRE, "Use application/json."),
+    "unsupported_media_type": Row(415, _IRE, "Use {wanted}."),
     "unsupported_content_encoding": Row(415, _IRE, "Compressed bodies are not accepted."),
     "invalid_json": Row(400, _IRE, "Body is not valid JSON (byte {byte})."),
     "invalid_unicode": Row(400, _IRE, "Body is not valid UTF-8 text."),
@@ -88,7 +88,7 @@ ROWS: Final[dict[str, Row]] = {
     "invalid_image": Row(400, _IRE, "The image is not valid or too large."),
     "invalid_video": Row(400, _IRE, "The video is not valid or too large."),
     "unsupported_image": Row(400, _IRE, "This model reads pictures as {formats} only."),
-    "file_not_found": Row(400, _IRE, "No file of yours has this id."),
+    "file_not_found": Row(400, _IRE, "No file of yours has this id: {why}."),
     "unknown_parameter": Row(400, _IRE, "Unknown parameter."),
     "content_filter": Row(400, _IRE, "The request was rejected by the model's content filter."),
     "rejected_by_model": Row(400, _IRE, "The model's server refused this request as invalid."),
@@ -113,6 +113,7 @@ ROWS: Final[dict[str, Row]] = {
     "ledger_unavailable": Row(
         503, "server_error", "Billing is temporarily unavailable; nothing was charged."
     ),
+    "no_room": Row(503, "server_error", "There is no room for uploads now; try again later."),
     "draining": Row(503, "server_error", "The server is shutting down; try again."),
     "no_zdr_route": Row(403, "permission_error", "No upstream meets this key's data policy."),
     "search_failed": Row(502, "server_error", "The web search failed; nothing was charged."),
@@ -121,7 +122,6 @@ ROWS: Final[dict[str, Row]] = {
 """Code -> row. Facts in braces are filled from scalars that we computed, never from input."""
 
 _SPELLING: Final = {"stream_interrupted": "upstream_error", "oversized_header": "invalid_header"}
-
 
 CODES: Final = frozenset(_SPELLING.get(key, key) for key in ROWS)
 """Every code that a client can see."""

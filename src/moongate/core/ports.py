@@ -31,6 +31,7 @@ __all__ = [
     "Settlement",
     "Store",
     "SystemClock",
+    "Uploaded",
     "Upstream",
     "WebSearch",
     "Writer",
@@ -233,17 +234,33 @@ class Upstream(Protocol):
         """Release everything."""
 
 
+class Uploaded(Sealed, frozen=True):
+    """A file that was uploaded: what for (``image``, ``video``, ``file-extract``), and its bytes.
+
+    Of one that is to be read, ``data`` is the text that was found in it, in UTF-8.
+    """
+
+    purpose: str
+    data: bytes
+
+
 class Files(Protocol):
     """Files that were uploaded, each its organisation's own."""
 
-    def find(self, account: str, id: str) -> bytes | None:
+    @property
+    def fate(self) -> str:
+        """Why a file may be gone, as the end of a sentence."""
+
+    def find(self, account: str, id: str) -> Uploaded | None:
         """What ``account`` uploaded as ``id``; ``None`` where it has no such file (any more)."""
 
 
 class NoFiles:
     """Nothing was uploaded: the fake of :class:`Files`."""
 
-    def find(self, account: str, id: str) -> bytes | None:  # noqa: ARG002 - the port's signature
+    fate = "nothing can be uploaded here"
+
+    def find(self, account: str, id: str) -> Uploaded | None:  # noqa: ARG002 - the port's signature
         return None
 
 

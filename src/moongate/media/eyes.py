@@ -84,11 +84,14 @@ class Eyes:
         )
 
     async def _uploaded(self, part: ImagePart | VideoPart, account: str, at: str) -> Part:
-        data = self._files.find(account, part.url[5:])
-        if data is None:
-            raise Refused("file_not_found", at)
+        found = self._files.find(account, part.url[5:])
+        if found is None:
+            raise Refused("file_not_found", at, why=self._files.fate)
         kind = "image" if isinstance(part, ImagePart) else "video"
-        url = datas.write(data, f"{kind}/unknown")
+        if found.purpose != kind:
+            what = f"This file was uploaded for another purpose; here it has to be {kind}."
+            raise Refused("invalid_value", at, what=what)
+        url = await asyncio.to_thread(datas.write, found.data, f"{kind}/unknown")
         return await _judged(msgspec.structs.replace(part, url=url), at)
 
     async def _fetched(

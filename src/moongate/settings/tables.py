@@ -134,9 +134,24 @@ class Embedded(Table, frozen=True, kw_only=True):
 
 
 class Media(Table, frozen=True, kw_only=True):
-    """``[media]``: pictures by address."""
+    """``[media]``: pictures by address, and files that are uploaded."""
 
     fetch: Annotated[bool, Meta(description="fetch http(s) pictures; false refuses them")] = True
+    files_max: Annotated[
+        int, Meta(ge=0, le=100_000, description="uploaded files an account; 0 takes no uploads")
+    ] = 1000
+    file_bytes_max: Annotated[
+        int, Meta(ge=1024, le=2**31, description="largest uploaded file, in bytes")
+    ] = 100_000_000
+    files_account_bytes_max: Annotated[
+        int, Meta(ge=1024, le=2**40, description="uploads kept in memory for one account, in bytes")
+    ] = 268_435_456
+    files_bytes_max: Annotated[
+        int, Meta(ge=1024, le=2**40, description="uploads kept in memory in all, in bytes")
+    ] = 536_870_912
+    files_kept_s: Annotated[
+        float, Meta(ge=1, le=3600, description="seconds that an upload is kept")
+    ] = 3600.0
 
 
 class Ledger(Table, frozen=True, kw_only=True):

@@ -25,7 +25,13 @@ def check_head(request: web.BaseRequest, *, json: bool) -> None:
     if json:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not (kind.startswith("application/") and "+json" in kind):
-            raise Refused("unsupported_media_type")
+            raise Refused("unsupported_media_type", wanted="application/json")
+
+
+def welcome(request: web.BaseRequest) -> None:
+    """Tell a client to go on that asked whether its body may come."""
+    if request.headers.get("expect", "").lower() == "100-continue" and request.transport:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def freely(count: int) -> None:
@@ -45,8 +51,7 @@ async def read(
         if declared > limit:
             raise Refused("request_too_large", limit=limit)
         await admit(declared)
-    if request.headers.get("expect", "").lower() == "100-continue" and request.transport:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    welcome(request)
     if request.content.is_eof() and declared is not None:
         return request.content.read_nowait()  # all of it came with the head
     kept = io.BytesIO()  # grows in place, and its value is no copy

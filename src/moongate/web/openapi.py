@@ -110,6 +110,14 @@ _ANSWER: Final = {
         "hint": {"type": "string", "description": "Why there is no content, where there is none."},
     },
 }
+_UPLOAD: Final = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "purpose": {"enum": ["image", "video", "file-extract"]},
+    },
+}
 _ERROR: Final = {
     "type": "object",
     "required": ["error"],
@@ -165,9 +173,8 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.auth in {"key", "admin"}:
         operation["security"] = [{"bearer": []}]
     if route.prefix is not None:
-        name = route.path[len(route.prefix) + 1 : -1]
         operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": _STRING}
+            {"name": route.parameter, "in": "path", "required": True, "schema": _STRING}
         ]
     if route.handler in {"chat", "estimate"}:
         operation["requestBody"] = {
@@ -179,6 +186,9 @@ def _operation(route: Route) -> dict[str, Any]:
             "application/json": _reference("ChatAnswer"),
             "text/event-stream": {"schema": _STRING},
         }
+    elif route.handler == "upload":
+        body = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+        operation["requestBody"] = body
     elif route.handler in _FIELDS:
         name = _FIELDS[route.handler]
         schema = {"type": "object", "required": [name], "properties": {name: _STRING}}

@@ -23,7 +23,7 @@ Retention = Literal["nothing", "usage-row", "operator-rows", "key-row", "ledger-
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One route. ``path`` may end in ``{name}``, which takes the rest of the path.
+    """One route. ``path`` may hold one ``{name}``, which takes the rest up to what follows it.
 
     ``handler`` names a method of the handlers. ``summary`` is what the reference says. A route
     that is ``optional`` exists only where its handler is given.
@@ -41,8 +41,18 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def prefix(self) -> str | None:
-        """The fixed part of a path that ends in a parameter."""
-        return self.path[: self.path.index("{")] if self.path.endswith("}") else None
+        """The fixed part before a parameter."""
+        return self.path[: self.path.index("{")] if "{" in self.path else None
+
+    @property
+    def suffix(self) -> str:
+        """The fixed part behind a parameter."""
+        return self.path.partition("}")[2]
+
+    @property
+    def parameter(self) -> str:
+        """The parameter's name; nothing where there is none."""
+        return self.path.partition("{")[2].partition("}")[0]
 
 
 ROUTES: Final = (
@@ -71,6 +81,26 @@ ROUTES: Final = (
     Route(
         "GET", "/v1/models/{id}", "model", "key", "free", "none", "nothing",
         "One model by id or alias.",
+    ),
+    Route(
+        "POST", "/v1/files", "upload", "key", "free", "requests", "nothing",
+        "Takes a picture, a video or a document in; kept in memory for at most an hour.",
+    ),
+    Route(
+        "GET", "/v1/files", "files", "key", "free", "requests", "nothing",
+        "Your account's uploaded files.",
+    ),
+    Route(
+        "GET", "/v1/files/{id}", "file", "key", "free", "requests", "nothing",
+        "One uploaded file: its name, purpose and state.",
+    ),
+    Route(
+        "DELETE", "/v1/files/{id}", "forget", "key", "free", "requests", "nothing",
+        "Forgets an uploaded file at once.",
+    ),
+    Route(
+        "GET", "/v1/files/{id}/content", "content", "key", "free", "requests", "nothing",
+        "The text that was found in an uploaded document.",
     ),
     Route(
         "GET", "/v1/pricing", "pricing", "public", "free", "none", "nothing",
@@ -179,20 +209,24 @@ class Router:
         if handlers is not None:
             routes = tuple(route for route in routes if _handled(route, handlers))
         self._exact: dict[str, dict[str, Route]] = {}
-        self._prefixed: dict[str, dict[str, Route]] = {}
-        for route in routes:
+        self._around: dict[tuple[str, str], dict[str, Route]] = {}
+        """By what stands before a parameter and behind it; those with something behind come last.
+        """
+        for route in sorted(routes, key=lambda route: bool(route.suffix)):
             if route.prefix is None:
                 self._exact.setdefault(route.path, {})[route.method] = route
             else:
-                self._prefixed.setdefault(route.prefix, {})[route.method] = route
+                around = route.prefix, route.suffix
+                self._around.setdefault(around, {})[route.method] = route
 
     def find(self, method: str, path: str) -> tuple[Route, str]:
         """The route and the rest of the path. Raises Refused (404) or WrongMethod (405)."""
         found, rest = self._exact.get(path), ""
         if found is None:
-            for prefix, methods in self._prefixed.items():
-                if path.startswith(prefix) and len(path) > len(prefix):
-                    found, rest = methods, path[len(prefix) :]
+            for (prefix, suffix), methods in self._around.items():
+                inner = path.removeprefix(prefix).removesuffix(suffix)
+                if inner and path == prefix + inner + suffix:
+                    found, rest = methods, inner
         if found is None:
             raise Refused("unknown_url")
         route = found.get("GET" if method == "HEAD" else method)

@@ -1,0 +1,156 @@
+"""``/v1/files``: files taken in, listed, shown and forgotten, in Moonshot's shapes.
+
+A picture and a video are judged at once; their text is what a document becomes. Nothing is kept
+for a key that demands zero retention, because a file outlives its request.
+"""
+
+import asyncio
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from moongate.access.bodies import Bodies
+from moongate.access.keys import Principal
+from moongate.core.errors import Refused
+from moongate.media import pictures, videos
+from moongate.media.pictures import BadPicture
+from moongate.media.texts import text_of
+from moongate.media.uploads import PURPOSES, Purpose, Upload, Uploads
+from moongate.media.videos import BadVideo
+from moongate.web import multipart
+from moongate.web.multipart import Form
+from moongate.web.reply import shown
+from moongate.web.server import Handler, Hit
+
+_ALONE: Final = (
+    "This server takes no uploads: its operator switched them off, or runs it as several "
+    "processes, and a file would be in one of them only. Send pictures and videos as data URLs."
+)
+
+
+class Filing:
+    """The handlers of files. ``body_bytes_max`` bounds any body, ``bodies`` what is on its way."""
+
+    def __init__(self, uploads: Uploads, bodies: Bodies, body_bytes_max: int) -> None:
+        self._uploads, self._bodies = uploads, bodies
+        self._limit = min(uploads.room.file_bytes + multipart.AROUND_BYTES, body_bytes_max)
+
+    def table(self) -> dict[str, Handler]:
+        """Handler name -> handler."""
+        return {
+            "upload": self.upload,
+            "files": self.files,
+            "file": self.file,
+            "forget": self.forget,
+            "content": self.content,
+        }
+
+    async def upload(self, hit: Hit) -> web.StreamResponse:
+        """``POST /v1/files``."""
+        account = _account(hit)
+        if not self._uploads.room.files:
+            raise Refused("invalid_value", "file", what=_ALONE)
+        self._uploads.admit(account, 0)
+        taken = 0
+
+        async def admit(count: int) -> None:
+            nonlocal taken
+            await self._bodies.take(count)
+            taken += count
+
+        try:
+            form = await multipart.read(hit.request, self._limit, admit)
+            purpose = _purpose(form)
+            if not form.data:
+                raise Refused("invalid_value", "file", what="The file is empty.")
+            self._uploads.admit(account, len(form.data) if purpose != "file-extract" else 0)
+            data, details = await _judged(form, purpose)
+            file = self._uploads.add(account, purpose, form.name, len(form.data), data, details)
+        finally:
+            self._bodies.give(taken)
+        return shown(hit.id, _shape(file))
+
+    async def files(self, hit: Hit) -> web.StreamResponse:
+        """``GET /v1/files``: the newest first."""
+        found = [_shape(file) for file in self._uploads.list(_account(hit))]
+        return shown(hit.id, {"object": "list", "data": found, "has_more": False})
+
+    async def file(self, hit: Hit) -> web.StreamResponse:
+        """``GET /v1/files/{id}``."""
+        return shown(hit.id, _shape(self._found(hit)))
+
+    async def forget(self, hit: Hit) -> web.StreamResponse:
+        """``DELETE /v1/files/{id}``."""
+        file = self._found(hit)
+        self._uploads.drop(file.id)
+        return shown(hit.id, {"id": file.id, "object": "file", "deleted": True})
+
+    async def content(self, hit: Hit) -> web.StreamResponse:
+        """``GET /v1/files/{id}/content``: text to paste into a system message."""
+        file = self._found(hit)
+        if file.purpose != "file-extract":
+            what = f"No text is read from an {file.purpose}: name it by ms:// in a message."
+            raise Refused("invalid_value", "id", what=what.replace("an video", "a video"))
+        if file.status == "error":
+            what = f"No text could be read from this file: {file.details}."
+            raise Refused("invalid_value", "id", what=what)
+        told = {
+            "content": file.data.decode("utf-8"),
+            "filename": file.name,
+            "title": "",
+            "type": "file",
+        }
+        return shown(hit.id, told)
+
+    def _found(self, hit: Hit) -> Upload:
+        file = self._uploads.find(_account(hit), hit.rest)
+        if file is None:
+            raise Refused("not_found", "id", thing=f"file: {self._uploads.fate}")
+        return file
+
+
+def _account(hit: Hit) -> str:
+    """Whose files they are. Raises Refused for a key for which nothing may be kept."""
+    principal = cast("Principal", hit.principal)
+    if principal.zero_retention:
+        thing = "endpoint: it demands zero retention, and files outlive the request that brings one"
+        raise Refused("insufficient_permissions", thing=thing)
+    return principal.account
+
+
+def _purpose(form: Form) -> Purpose:
+    purpose = form.fields.get("purpose")
+    if purpose is None:
+        raise Refused("missing_required_parameter", "purpose", what="Missing: purpose.")
+    if purpose not in PURPOSES:
+        what = f"purpose must be one of {', '.join(PURPOSES)}."
+        raise Refused("invalid_value", "purpose", what=what)
+    return cast("Purpose", purpose)
+
+
+async def _judged(form: Form, purpose: Purpose) -> tuple[bytes, str]:
+    """What is kept of a file, and why it cannot be used. Raises Refused where it is none."""
+    data = form.data
+    if purpose == "file-extract":
+        return await text_of(data)
+    try:
+        if purpose == "image":
+            await asyncio.to_thread(pictures.judge, data)
+        else:
+            await asyncio.to_thread(videos.judge, lambda at, size: data[at : at + size], len(data))
+    except (BadPicture, BadVideo):
+        raise Refused(f"invalid_{purpose}", "file") from None
+    return data, ""
+
+
+def _shape(file: Upload) -> dict[str, Any]:
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": file.created_s,
+        "filename": file.name,
+        "purpose": file.purpose,
+        "status": file.status,
+        "status_details": file.details,
+    }
