@@ -31,11 +31,16 @@ class Step(msgspec.Struct, frozen=True):
     matched: int = 0
 
 
+def meets(policy: DataPolicy, least: DataPolicy) -> bool:
+    """Whether ``policy`` promises no less than ``least`` does."""
+    return _RANK[policy] >= _RANK[least]
+
+
 def fit(
     targets: Sequence[Target], facts: Callable[[str], Facts], require: DataPolicy
 ) -> list[Target]:
     """Targets that meet ``require``. Raises Refused ``no_zdr_route`` (403) when none does."""
-    found = [t for t in targets if _RANK[facts(t.upstream).data_policy] >= _RANK[require]]
+    found = [t for t in targets if meets(facts(t.upstream).data_policy, require)]
     if not found:
         raise Refused("no_zdr_route")
     return found
