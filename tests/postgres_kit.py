@@ -151,7 +151,7 @@ class Cluster:
                 start_new_session=True,
                 **self._as_user(),
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90  # after a crash it reads its log again
         while True:
             ready = subprocess.run(
                 [binaries() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port),

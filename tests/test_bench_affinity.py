@@ -173,13 +173,13 @@ def test_each_bound_can_fail() -> None:
 
 
 def test_recovery_is_the_end_of_the_last_low_half_minute() -> None:
-    result = Result()
+    calm, result = Result(), Result()
     for window in range(200):
-        cached = 50 if 100 <= window < 103 else 99
-        result.windows[window] = [100, cached, 100]
+        calm.windows[window] = [100, 90, 100]
+        result.windows[window] = [100, 50 if 100 <= window < 103 else 89, 100]
     change = Change(1000.0, "restart", "u1")
-    assert affinity.recovery_s(result, change, 900.0) == pytest.approx(50.0)
-    assert affinity.recovery_s(result, Change(300.0, "add", "u9"), 300.0) == 0.0
+    assert affinity.recovery_s(result, calm, change, 900.0) == pytest.approx(50.0)
+    assert affinity.recovery_s(result, calm, Change(300.0, "add", "u9"), 300.0) == 0.0
 
 
 def test_the_working_set_is_more_than_what_lives() -> None:

@@ -95,17 +95,17 @@ async def test_a_gif_and_a_large_picture_are_read(engine):
 
 
 async def test_what_comes_again_is_cached_with_its_pictures(engine):
-    asked = shows(url(png(112, 112)), text="the same " * 20)
+    asked = shows(url(png(112, 112)), text="the same " * 40)
     first = await ask(engine, asked, cap=2, tenant="one")
     again = await ask(engine, asked, cap=2, tenant="one")
     assert (first.counts.cached, again.counts.cached) == (0, again.counts.prompt - 1)
-    other = shows(url(png(112, 113)), text="the same " * 20)
+    other = shows(url(png(112, 113)), text="the same " * 40)
     heard = await ask(engine, other, cap=2, tenant="one")
     assert heard.counts.cached < await engine.count(request("Look: "))
 
 
 async def test_another_organisation_never_meets_that_cache(engine):
-    asked = shows(url(png(112, 112)), text="for everybody " * 20)
+    asked = shows(url(png(112, 112)), text="for everybody " * 30)
     for tenant in ("two", "three", "four"):
         assert (await ask(engine, asked, cap=2, tenant=tenant)).counts.cached == 0
 
@@ -210,7 +210,7 @@ async def test_over_http_what_is_estimated_is_billed(tmp_path):
         "model": "kimi-k2.5",
         "max_completion_tokens": 3,
         "messages": [
-            {"role": "user", "content": [picture, {"type": "text", "text": "And?"}]},
+            {"role": "user", "content": [picture, {"type": "text", "text": "And? " * 30}]},
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "c", "content": [picture]},
         ],

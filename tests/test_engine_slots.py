@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from moongate.core.errors import UpstreamDown, UpstreamOverloaded
+from moongate.upstream import engine_slots
 from moongate.upstream.engine_slots import BLOCK_TOKENS, LIFETIME_S, Slots
 
 
@@ -290,3 +291,29 @@ async def test_too_many_waiting_is_overloaded_and_closing_sends_them_away():
         slots.close()
         with pytest.raises(UpstreamDown):
             await waiting
+
+
+async def test_who_is_called_and_out_of_patience_at_once_passes_the_slot_on(monkeypatch):
+    slots, *_ = table(at_once=1)
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    async def hold():
+        async with slots.lease("a", slots.trail(LONG), 10):
+            await done.wait()
+
+    holder = asyncio.create_task(hold())
+    await asyncio.sleep(0)
+    monkeypatch.setattr(engine_slots, "WAIT_S", 0.05)
+    late = asyncio.create_task(use(slots, "a", LONG))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(engine_slots, "WAIT_S", 5)
+    patient = asyncio.create_task(use(slots, "a", LONG))
+    await asyncio.sleep(0)
+    until_s = loop.time() + 0.06
+    while loop.time() < until_s:
+        pass  # its time is over, and its timer comes round in the next turn of the loop
+    done.set()  # in which the slot comes free as well, just before
+    await holder
+    with pytest.raises(UpstreamOverloaded, match="queue_wait"):
+        await late
+    await asyncio.wait_for(patient, 1)

@@ -27,6 +27,7 @@ name = "there"
 kind = "vllm"
 data_policy = "self-hosted"
 base_url = "{base_url}"
+cache_probe = false
 
 [[models]]
 id = "moon-1"

@@ -1,18 +1,25 @@
 """Where requests go, through the real gateway: to their cache, away from trouble, and back."""
 
 import asyncio
+import json
 import random
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from moongate.app import looking
-from moongate.core.ports import ManualClock
+from moongate.core.errors import UpstreamOverloaded
+from moongate.core.events import Event
+from moongate.core.ports import Ask, ManualClock
 from moongate.core.request import Request
 from moongate.route.health import COOL_S, FAULTS_MAX
 from moongate.route.prefix import Prefix
-from routing_kit import WORDS, Pool, conversation, pool
+from moongate.upstream.prompts import PrefixCache
+from moongate.upstream.scripted import ScriptedServer
+from routing_kit import WORDS, Pool, config, conversation, pool
+from serving_kit import serve
 
 FOUR = ("a", "b", "c", "d")
 KEYS = """
@@ -295,3 +302,50 @@ async def test_a_large_prompt_is_hashed_beside_the_loop(tmp_path: Path) -> None:
         await around.say("Io?")
         await around.say("Io " * 40_000)
         assert hashed == [True, False]
+
+
+@pytest.mark.parametrize(("policies", "served"), [({"b": "none"}, False), ({"a": "none"}, True)])
+async def test_a_head_that_is_out_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policies: dict[str, str], served: bool
+) -> None:
+    """What a stream's head says of the data policy holds for whoever answers in the end."""
+    monkeypatch.setattr("moongate.delivery.SILENCE_S", 0.02)
+    monkeypatch.setattr("moongate.delivery._PULSE_S", 0.02)
+    async with pool(tmp_path, "a", "b", order="listed", policies=policies) as around:
+        around.scripts["a"] = "hold 0.4\nstatus 500"
+        reply = await around.served.post(conversation("Io?", stream=True))
+        assert around.asked("b") == 0
+        assert reply.headers["x-moongate-data-policy"] == policies.get("a", "self-hosted")
+        assert (b"[DONE]" in await reply.read()) is served
+        assert around.asked("b") == served
+        await around.served.sound()
+
+
+@pytest.mark.parametrize("kind", ["full", "queue_full", "queue_wait"])
+async def test_our_own_queue_says_nothing_of_an_upstreams_health(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async with pool(tmp_path, "a") as around:
+
+        async def busy(ask: Ask) -> AsyncGenerator[list[Event], None]:
+            del ask
+            raise UpstreamOverloaded(kind, retry_after_s=5)
+            yield []
+
+        monkeypatch.setattr(around.served.app.upstreams["a"], "stream", busy)
+        for at in range(FAULTS_MAX):
+            assert (await around.served.post(conversation(f"Question {at}?"))).status == 503
+        assert around.served.app.health.alive("a")
+        assert around.metric("moongate_ejections_total") == {}
+
+
+async def test_the_log_names_upstreams_and_not_our_keys_there(tmp_path: Path) -> None:
+    leaky = PrefixCache(salted=False)
+    async with ScriptedServer("text Io.", cache=leaky, models=("k",)) as server:
+        text = config({"a": server.base_url}, "listed", KEYS, {}, "", {})
+        text = text.replace("cache_probe = false\n", "")
+        async with serve(tmp_path, text, env=SECRETS) as served:
+            assert (await served.post(conversation("Io?"))).status == 502
+            told = [json.loads(line) for line in served.log.getvalue().splitlines()]
+    found = {one["upstream"] for one in told if one["event"] == "cache_shared"}
+    assert found == {"a"}

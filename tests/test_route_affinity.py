@@ -360,3 +360,17 @@ def test_a_home_is_remembered_however_many_guests_there_were() -> None:
         affinity.remember(asked, name)
     assert affinity.known(asked).homes == ("u0", "u5", "u6", "u7")
     assert choose(up(), asked, affinity.known(asked))[0].place == "u0"
+
+
+def test_one_idle_place_does_not_send_a_conversation_away() -> None:
+    """It is loaded beyond the others' mean or it is not: the least of many is an accident."""
+    affinity, asked = Affinity(ManualClock()), of(said("Io?"))
+    affinity.remember(asked, "u1")
+    for running, stays in ((36, True), (60, False)):
+        loads = {"u1": running, "u2": 0}
+        busy = [Place(name, running=loads.get(name, 30)) for name in NAMES]
+        assert (choose(busy, asked, affinity.known(asked))[0].place == "u1") == stays
+    two = [Place("u1", running=25), Place("u2", running=8)]
+    assert choose(two, asked, affinity.known(asked))[0].place == "u2"
+    alone = [Place("u1", running=99, weight=0.3)]
+    assert choose(alone, asked, affinity.known(asked))[0].reason == "prefix"

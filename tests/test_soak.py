@@ -43,6 +43,12 @@ ASK = {
     "messages": [{"role": "user", "content": "Name three moons."}],
     "stream": True,
     "stream_options": {"include_usage": True},
+    "tools": [
+        {
+            "type": "function",
+            "function": {"name": "find", "parameters": {"type": "object", "properties": {}}},
+        }
+    ],
 }
 
 
@@ -136,7 +142,8 @@ def soak(folder: Path, requests: int) -> None:
     seed = random.SystemRandom().randrange(2**32)
     dice = random.Random(seed)
     script = folder / "script"
-    turns = [dice.choice(TURNS) for _ in range(200)]
+    # The last turn of a script repeats: there are more than will be asked for.
+    turns = [dice.choice(TURNS) for _ in range(2 * requests)]
     script.write_text("\n---\n".join(turns))
     with scripted_process(script) as upstream:
         store = database(empty=True)

@@ -83,6 +83,23 @@ async def test_a_client_that_leaves_the_line_or_leaves_as_it_is_called_takes_no_
     assert (room.size, room.waiting) == (0, 0)
 
 
+async def test_an_account_that_takes_its_share_keeps_nobody_else_out() -> None:
+    room = Bodies(100, share=70)
+    await room.take(60, "greedy")
+    more = [asyncio.create_task(room.take(30, "greedy")) for _ in range(3)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await room.take(20, "other")  # past those who wait for their own account
+        room.give(60, "greedy")
+        await asyncio.gather(*more[:2])
+    assert (room.size, room.waiting) == (80, 1)
+    room.give(30, "greedy")
+    await more[2]
+    room.give(60, "greedy")
+    room.give(20, "other")
+    assert (room.size, room.waiting, room._held) == (0, 0, {})
+
+
 LIMIT = 20_000
 HELD = "text one\nsilence"
 
@@ -180,6 +197,26 @@ async def test_all_bodies_together_are_bounded_while_they_are_read(
         assert len(asked(scripted)) == 2
 
 
+async def test_slow_bodies_of_one_account_leave_room_for_anothers(tmp_path: Path) -> None:
+    async with (
+        ScriptedServer("text ok") as scripted,
+        serve(tmp_path, config(scripted, f"bodies_bytes_max = {3 * LIMIT}")) as served,
+    ):
+        app = served.app
+        room = app.gateway.limits.bodies
+        _, other = await app.keys.create(account="other", name="n")
+        await app.store.credit("other", 10**9, "topup", "t", 1)
+        slow = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
+        for _, writer in slow:  # a head that promises the most, and nothing behind it
+            writer.write(head(served, f"content-length: {LIMIT}"))
+        await scripted.until(lambda: room.waiting == 1 and room.size == 2 * LIMIT)
+        reply = await served.post(ask("x" * 15_000), authorization=f"Bearer {other}")
+        assert reply.status == 200
+        for _, writer in slow:
+            writer.close()
+        await scripted.until(lambda: (room.size, room.waiting) == (0, 0))
+
+
 def test_a_bound_on_all_bodies_below_that_on_one_is_a_mistake(tmp_path: Path) -> None:
     file = tmp_path / "moongate.toml"
     file.write_text("[server]\nbodies_bytes_max = 2048")
@@ -194,9 +231,9 @@ async def test_waiting_for_room_is_no_slowness_of_the_clients(
     async with ScriptedServer("text ok") as scripted, serve(tmp_path, config(scripted)) as served:
         take = served.app.gateway.limits.bodies.take
 
-        async def slow(count: int) -> None:
+        async def slow(count: int, account: str) -> None:
             await asyncio.sleep(0.4)
-            await take(count)
+            await take(count, account)
 
         monkeypatch.setattr(served.app.gateway.limits.bodies, "take", slow)
         data = json.dumps(ask()).encode()

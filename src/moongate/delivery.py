@@ -41,6 +41,10 @@ class Delivery(Protocol):
     def told(self) -> bool:
         """Whether the client has seen some of the answer."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether the answer's head is out, and with it what its headers say."""
+
     def restart(self) -> None:
         """Forget what was written, of which the client has seen nothing."""
 
@@ -56,7 +60,7 @@ class Delivery(Protocol):
 class Whole:
     """The unstreamed answer: a fold, sent in one piece."""
 
-    told = False
+    told = begun = False
 
     def __init__(
         self, codec: Codec, head: Head, reply: Reply, headers: Mapping[str, str], clock: Clock
@@ -101,13 +105,13 @@ class Streamed:
         self._finishes: list[Finished] = []
         self._draft: tuple[Bill, bytes] | None = None
         self._turn = asyncio.Lock()
-        self._begun = False
+        self.begun = False
         self.told = False
         self._over = False
         self._spoke_s = clock.monotonic_s()
 
     def served_by(self, fingerprint: str) -> None:
-        if fingerprint != self._head.fingerprint and not self._begun:
+        if fingerprint != self._head.fingerprint and not self.begun:
             self._head = msgspec.structs.replace(self._head, fingerprint=fingerprint)
             self._writer = self._codec.writer(self._head)
 
@@ -134,7 +138,7 @@ class Streamed:
 
     async def fail(self, before: Refused, within: Refused) -> None:
         """Say what went wrong: with a status while nothing was sent, else as an error event."""
-        if self._begun:
+        if self.begun:
             await self._put(self._writer.fail(within), last=True)
         else:
             self._over = True
@@ -152,8 +156,8 @@ class Streamed:
                 return
             self._over = last
             self._spoke_s = self._clock.monotonic_s()
-            if not self._begun:
-                self._begun = True
+            if not self.begun:
+                self.begun = True
                 await self._reply.begin(self._headers)
             await self._reply.write(data)
 

@@ -43,6 +43,8 @@ from moongate.upstream.replay import WANTING, Replay, Watch, tell
 from moongate.visit import Job, Visit
 
 _CONTENT: Final = frozenset({Text, Thinking, ToolArgs, ToolCall, Aside})
+_QUEUES: Final = frozenset({"full", "queue_full", "queue_wait"})
+"""Our own queues to an upstream said no: that tells nothing of its health."""
 
 
 class Passage:
@@ -182,7 +184,7 @@ class Passage:
         if isinstance(error, UpstreamRefused):
             self.health.report(place, ok=True)
             return None
-        if error.kind != "full":  # our own queue to it, of which it knows nothing
+        if error.kind not in _QUEUES:
             self.health.report(place, ok=not error.unhealthy)
         if isinstance(error, UpstreamOverloaded) and error.retry_after_s:
             self.health.rest(place, error.retry_after_s)
@@ -193,9 +195,17 @@ class Passage:
         again = plan.after(error, job.steps, tried)
         if again is None or job.tap.pieces or job.tap.finished:
             return None
+        if job.delivery.begun and not self._as_said(job, again[0]):
+            return None
         granted = self.router.budget.take()
         self.metrics.retries.labels("sent" if granted else "over_budget").inc()
         return again if granted else None
+
+    def _as_said(self, job: Job, step: Step) -> bool:
+        """Whether ``step`` keeps what the head, which is out, says of the data policy."""
+        policy = self.upstreams[step.target.upstream].facts().data_policy
+        said = self.upstreams[job.step.target.upstream].facts().data_policy
+        return plan.meets(policy, said)
 
 
 def _pieces(events: Sequence[Event]) -> Iterator[list[Event]]:

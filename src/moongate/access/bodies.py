@@ -1,12 +1,13 @@
 """Room for the bodies of requests: their bytes in one process, under one bound.
 
 Who finds no room waits a moment for others to end, first come, first served; then it is told to
-come back. A body that no room could ever hold is no matter of this module: it is too large.
+come back. One account has a share: however many bodies it sends and however slowly they come, the
+others find room. A body that no room could ever hold is no matter of this module: it is too large.
 """
 
 import asyncio
-from collections import deque
-from typing import Final
+from collections import Counter, deque
+from typing import Final, NamedTuple
 
 from moongate.core.errors import Refused
 
@@ -15,13 +16,28 @@ BYTES_MAX: Final = 512 * 1024 * 1024
 WAIT_S: Final = 2.0
 
 
-class Bodies:
-    """``bytes_max`` bytes. ``size`` is how many are taken, ``waiting`` how many requests wait."""
+class _Place(NamedTuple):
+    """One that waits: for how many bytes, and of which account."""
 
-    def __init__(self, bytes_max: int = BYTES_MAX, wait_s: float = WAIT_S) -> None:
+    bytes: int
+    account: str
+    called: asyncio.Future[None]
+
+
+class Bodies:
+    """``bytes_max`` bytes, ``share`` of them for one account at most (all, where none is said).
+
+    ``size`` is how many are taken, ``waiting`` how many requests wait.
+    """
+
+    def __init__(
+        self, bytes_max: int = BYTES_MAX, wait_s: float = WAIT_S, share: int | None = None
+    ) -> None:
         self._max, self._wait_s = bytes_max, wait_s
+        self._share = bytes_max if share is None else share
         self.size = 0
-        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._held: Counter[str] = Counter()
+        self._line: deque[_Place] = deque()
 
     def __repr__(self) -> str:
         return f"Bodies({self.size} of {self._max} bytes)"
@@ -30,16 +46,16 @@ class Bodies:
     def waiting(self) -> int:
         return len(self._line)
 
-    async def take(self, count: int) -> None:
+    async def take(self, count: int, account: str = "") -> None:
         """Take ``count`` bytes. Raises Refused (503) when there is no room in time."""
-        if not self._line and self.size + count <= self._max:
-            self.size += count
-            return
-        place = (count, asyncio.get_running_loop().create_future())
+        place = _Place(count, account, asyncio.get_running_loop().create_future())
         self._line.append(place)
+        self._admit()
+        if place.called.done():
+            return
         try:
             async with asyncio.timeout(self._wait_s):
-                await place[1]
+                await place.called
         except TimeoutError:
             self._leave(place)
             raise Refused("overloaded", retry_after_s=self._wait_s) from None
@@ -47,22 +63,40 @@ class Bodies:
             self._leave(place)
             raise
 
-    def give(self, count: int) -> None:
+    def give(self, count: int, account: str = "") -> None:
         """Give ``count`` bytes back; who waits first gets them first."""
         self.size -= count
+        self._held[account] -= count
+        if not self._held[account]:
+            del self._held[account]
         self._admit()
 
-    def _leave(self, place: tuple[int, asyncio.Future[None]]) -> None:
+    def _leave(self, place: _Place) -> None:
         """Out of the line; what was given in the same moment goes back."""
         if place in self._line:
             self._line.remove(place)
             self._admit()
-        elif place[1].done() and not place[1].cancelled():
-            self.give(place[0])
+        elif place.called.done() and not place.called.cancelled():
+            self.give(place.bytes, place.account)
 
     def _admit(self) -> None:
-        while self._line and self.size + self._line[0][0] <= self._max:
-            count, place = self._line.popleft()
-            if not place.done():
-                self.size += count
-                place.set_result(None)
+        """Call whom there is room for; who waits for their own account holds up nobody else."""
+        behind: deque[_Place] = deque()
+        over: set[str] = set()
+        while self._line:
+            place = self._line.popleft()
+            if place.called.done():
+                continue
+            if self._held[place.account] + place.bytes > self._share:
+                over.add(place.account)
+            if place.account in over:
+                behind.append(place)
+            elif self.size + place.bytes > self._max:
+                behind.append(place)
+                break
+            else:
+                self.size += place.bytes
+                self._held[place.account] += place.bytes
+                place.called.set_result(None)
+        behind.extend(self._line)
+        self._line = behind

@@ -70,7 +70,7 @@ class Lease:
 
     async def bytes(self, count: int) -> None:
         """Admit so many bytes more of the request. Raises Refused (503) for want of room."""
-        await self._limits.bodies.take(count)
+        await self._limits.bodies.take(count, self.principal.account)
         self.size += count
 
     async def admit(self, id: str, tokens: int) -> None:
@@ -186,7 +186,7 @@ class Limits:
             yield lease
         finally:
             lease.leave()
-            self.bodies.give(lease.size)
+            self.bodies.give(lease.size, principal.account)
             self.running -= 1
             if not self.running:
                 self._empty.set()

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
@@ -85,8 +86,12 @@ class _AdminSite(web.SockSite):
         await web.BaseSite.start(self)
         server = self._runner.server
         assert server is not None
+        more: dict[str, Any] = {}
+        if sys.version_info >= (3, 13):
+            # From 3.13 on a loop unlinks the path when it stops to listen, for all that share it.
+            more["cleanup_socket"] = False
         self._server = await asyncio.get_running_loop().create_unix_server(
-            server, sock=self._sock, backlog=self._backlog
+            server, sock=self._sock, backlog=self._backlog, **more
         )
 
 

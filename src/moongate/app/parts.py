@@ -82,7 +82,7 @@ def make_upstreams(
                     idle_timeout_s=table.idle_timeout_s,
                     forward=table.forward,
                     salted=models.get(place, "") if table.asks_salts() else "",
-                    report=partial(report, upstream=place),
+                    report=partial(report, upstream=table.name),
                 )
     return upstreams
 

@@ -18,7 +18,9 @@ def make_limits(
     """The gate over whoever counts, not started. Raises ConfigurationError."""
     local = LocalCounter(clock)
     shared = _shared(settings)
-    bodies = Bodies(settings.server.bodies_bytes_max)
+    largest, room = settings.server.body_bytes_max, settings.server.bodies_bytes_max
+    # Whatever one account sends, there is room for the largest body of another.
+    bodies = Bodies(room, share=max(largest, room - largest))
     if shared is None:
         return Limits(local, bodies=bodies)
 

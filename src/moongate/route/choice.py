@@ -41,10 +41,10 @@ class Place(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True):
     """When a place counts as loaded: beyond its peers both by ``_abs`` and by ``_rel``.
 
-    ``own``: for a conversation that it holds, in requests running beyond the least; ``new``: for
-    another one, beyond the mean; ``work``: as well, in characters of recent work, where at least
-    ``work_running`` requests run. A home is gone back to when it holds the share ``home_rel`` of
-    the longest prefix held anywhere, or lacks ``home_abs`` of it.
+    ``own``: for a conversation that it holds, in requests running beyond the mean of the others;
+    ``new``: for another one, beyond the mean of all; ``work``: as well, in characters of recent
+    work, where at least ``work_running`` requests run. A home is gone back to when it holds the
+    share ``home_rel`` of the longest prefix held anywhere, or lacks ``home_abs`` of it.
     """
 
     own_abs: float = 16.0
@@ -82,9 +82,7 @@ def choose(
     Places that cannot be used now stand behind all others.
     """
     up = [place for place in places if place.state == "up"]
-    least = min((place.running / place.weight for place in up), default=0.0)
-    most = _bar(least, limits.own_abs, limits.own_rel)
-    stays = {place.name for place in up if place.running <= most * place.weight}
+    stays = _calm(up, limits)
     order: dict[str, Reason] = {}
     for name in _homes(known, stays, limits):
         order[name] = "next" if order else "prefix"
@@ -129,6 +127,18 @@ def _mixed(bits: int) -> int:
     bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 & _WORD
     bits = (bits ^ bits >> 27) * 0x94D049BB133111EB & _WORD
     return bits ^ bits >> 31
+
+
+def _calm(up: Sequence[Place], limits: Limits) -> set[str]:
+    """The places that a conversation does not leave: not loaded beyond the mean of the others."""
+    parts, running = sum(place.weight for place in up), sum(place.running for place in up)
+    found = set()
+    for place in up:
+        others = parts - place.weight
+        mean = (running - place.running) / others if others > 0 else math.inf
+        if place.running <= _bar(mean, limits.own_abs, limits.own_rel) * place.weight:
+            found.add(place.name)
+    return found
 
 
 def _homes(known: Known, usable: set[str], limits: Limits) -> list[str]:

@@ -13,7 +13,7 @@ from moongate.core.cards import DataPolicy, Facts, Order, Target
 from moongate.core.errors import Refused, UpstreamDown, UpstreamError, UpstreamOverloaded
 from moongate.route.choice import Reason
 
-RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
+_RANK: Final[dict[DataPolicy, int]] = {"none": 0, "contract": 1, "self-hosted": 2}
 """How much a data policy promises; more is better."""
 SAME_AGAIN_S: Final = 0.2
 """How long to wait before asking the same target a second time."""
@@ -32,11 +32,16 @@ class Step(msgspec.Struct, frozen=True):
     matched: int = 0
 
 
+def meets(policy: DataPolicy, least: DataPolicy) -> bool:
+    """Whether ``policy`` promises no less than ``least`` does."""
+    return _RANK[policy] >= _RANK[least]
+
+
 def fit(
     targets: Sequence[Target], facts: Callable[[str], Facts], require: DataPolicy
 ) -> list[Target]:
     """Targets that meet ``require``. Raises Refused ``no_zdr_route`` (403) when none does."""
-    found = [t for t in targets if RANK[facts(t.upstream).data_policy] >= RANK[require]]
+    found = [t for t in targets if meets(facts(t.upstream).data_policy, require)]
     if not found:
         raise Refused("no_zdr_route")
     return found

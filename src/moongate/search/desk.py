@@ -14,7 +14,7 @@ from moongate.core.errors import Refused
 from moongate.core.ports import WebSearch
 from moongate.core.request import Request
 from moongate.meter.tokens import Count
-from moongate.route.plan import RANK
+from moongate.route.plan import meets
 from moongate.search import tool
 from moongate.search.sealing import Seal
 from moongate.search.tool import Prepared
@@ -45,7 +45,7 @@ class Desk:
         if self._by_maker:
             return
         least: DataPolicy = "self-hosted" if zero_retention else self._require
-        if self._policy is None or RANK[self._policy] < RANK[least]:
+        if self._policy is None or not meets(self._policy, least):
             raise Refused("no_zdr_route")
 
     def admit(

@@ -20,7 +20,6 @@ from moongate.core.errors import ConfigurationError, UpstreamDown, UpstreamError
 from moongate.core.events import Event
 from moongate.core.ports import Ask, Probe
 from moongate.core.request import Request
-from moongate.core.sealed import Sealed
 from moongate.upstream.engine_answer import AnswerReader
 from moongate.upstream.engine_checks import Check, check, check_cpu, check_file, check_libgomp
 from moongate.upstream.engine_child import ALIAS
@@ -31,6 +30,7 @@ from moongate.upstream.engine_goal import Goal, constraint, decide, dropped
 from moongate.upstream.engine_model import Progress, fetch
 from moongate.upstream.engine_process import EngineProcess, Work
 from moongate.upstream.engine_prompt import turns
+from moongate.upstream.engine_request import Plan, completion
 from moongate.upstream.engine_slots import Slots
 from moongate.upstream.engine_template import ChatML, OwnTemplate
 
@@ -46,34 +46,6 @@ _STAND_IN: Final = (
     "SmolLM2-135M-Instruct, a small model on this machine, stands in for Kimi K2.5; it is not Kimi."
 )
 _OWN: Final = "The operator's own model file {file} answers in place of Kimi K2.5."
-_SEED_MAX: Final = 2**32 - 2
-
-
-class _Plan(Sealed, frozen=True):
-    """What a request comes down to: its prompt's tokens, its goal, its output cap (tokens).
-
-    ``sight`` is the prompt where it shows pictures.
-    """
-
-    tokens: tuple[int, ...]
-    sight: Sight | None
-    goal: Goal
-    output_tokens_max: int
-
-
-TEMPERATURE: Final = 0.2
-"""The engine's own: Kimi's fixed values are checked where requests come in, and are far too hot
-for a model of this size."""
-_FREE_TEXT: Final = {
-    # A model of this size falls into loops and lists without end; llama.cpp's DRY sampler makes a
-    # sequence that repeats ever less likely. Structured output must be free to repeat itself.
-    "repeat_penalty": 1.1,
-    "repeat_last_n": 512,
-    "dry_multiplier": 0.8,
-    "dry_allowed_length": 2,
-    "dry_penalty_last_n": 1024,
-    "dry_sequence_breakers": ["<none>"],
-}
 
 
 class EmbeddedUpstream:
@@ -211,7 +183,7 @@ class EmbeddedUpstream:
         reader = AnswerReader(plan.goal, thinking=ask.request.thinking is not False)
         most = len(plan.tokens) + plan.output_tokens_max
         async with self._slots.lease(ask.tenant, trail, most) as slot:
-            body = {**self._body(ask.request, plan), **limits, "id_slot": slot.id}
+            body = {**completion(ask.request, plan), **limits, "id_slot": slot.id}
             async with client.completion(body) as pieces, aclosing(pieces):
                 yield reader.open()
                 async for data in pieces:
@@ -273,7 +245,7 @@ class EmbeddedUpstream:
         self._window = min(header.window or WINDOW, OWN_POOL // self._at_once)
         return self._model
 
-    async def _plan(self, request: Request, output_tokens_max: int) -> _Plan:
+    async def _plan(self, request: Request, output_tokens_max: int) -> Plan:
         goal = decide(request)
         tokens, sight = await self._prompt(request, goal)
         room = self._window - len(tokens)
@@ -281,7 +253,7 @@ class EmbeddedUpstream:
             raise UpstreamRefused(
                 "context_length_exceeded", needs=len(tokens) + 1, limit=self._window
             )
-        return _Plan(tokens, sight, goal, max(1, min(output_tokens_max, room)))
+        return Plan(tokens, sight, goal, max(1, min(output_tokens_max, room)))
 
     async def _prompt(self, request: Request, goal: Goal) -> tuple[tuple[int, ...], Sight | None]:
         """The prompt's tokens, and the prompt itself where it shows pictures."""
@@ -292,22 +264,3 @@ class EmbeddedUpstream:
             return tuple(await self._template.tokens(said, goal.opening, goal.speaker)), None
         sight = await look(self._ready(), self._template, said, goal.opening, goal.speaker, shown)
         return sight.tokens, sight
-
-    def _body(self, request: Request, plan: _Plan) -> dict[str, Any]:
-        text = plan.goal.kind == "text"
-        body: dict[str, Any] = {
-            "prompt": plan.sight.prompt() if plan.sight else plan.tokens,
-            "n_predict": plan.output_tokens_max,
-            "stream": True,
-            "return_progress": True,
-            "stream_options": {"include_usage": True},
-            "cache_prompt": True,
-            **(_FREE_TEXT if text else {"repeat_penalty": 1.0}),
-            "temperature": TEMPERATURE,
-        }
-        if text and request.sampling.stop:
-            body["stop"] = list(request.sampling.stop)
-        seed = request.extra.get("seed")
-        if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= _SEED_MAX:
-            body["seed"] = seed
-        return body

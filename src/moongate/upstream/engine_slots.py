@@ -203,15 +203,19 @@ class Slots:
             async with asyncio.timeout(WAIT_S):
                 await turn
         except TimeoutError:
+            self._pass_on(turn)
             raise UpstreamOverloaded("queue_wait", retry_after_s=5) from None
         except asyncio.CancelledError:
-            # Woken and cancelled at once: the free slot is the next one's.
-            if turn.done() and not turn.cancelled():
-                self._wake()
+            self._pass_on(turn)
             raise
         finally:
             if turn in self._waiting:
                 self._waiting.remove(turn)
+
+    def _pass_on(self, turn: asyncio.Future[None]) -> None:
+        """Woken and sent away at once: the free slot is the next one's."""
+        if turn.done() and not turn.cancelled():
+            self._wake()
 
     def _wake(self) -> None:
         while self._waiting:
