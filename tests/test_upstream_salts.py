@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from moongate.core.errors import UpstreamDown
+from moongate.core.errors import UpstreamDown, UpstreamError
 from moongate.upstream import salts
 from moongate.upstream.prompts import PrefixCache
 from moongate.upstream.scripted import ScriptedServer
@@ -101,6 +101,30 @@ async def test_trouble_with_asking_is_no_verdict_and_no_acquittal(monkeypatch):
         assert not (await one.probe()).ok
         replies.append("status 503")
         assert not (await one.probe()).ok, "found once, it stays so until it is disproved"
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        ("status 503", "overloaded"),
+        ("error 401 invalid_authentication_error No.", "account"),
+        ("error 400 invalid_request_error No.", "cache_unasked"),
+        ("silence", "cache_unasked"),
+    ],
+)
+async def test_nobody_is_served_before_it_could_be_asked(monkeypatch, reply, kind):
+    monkeypatch.setitem(salts.AGAIN_S, "unasked", 0.0)
+    monkeypatch.setattr(salts, "LOOK_S", 0.2)
+    replies = [reply, reply, "text Io"]
+    async with upstream(script=lambda _: replies.pop(0) if replies[1:] else replies[0]) as made:
+        one, server, _ = made
+        for count in (1, 2):
+            with pytest.raises(UpstreamError) as met:
+                await events_of(one)
+            assert met.value.kind == kind
+            assert len(bodies(server)) == count, "no request of a customer reached it"
+        await events_of(one)
+        assert len(bodies(server)) == 2 + 3 + 1
 
 
 @pytest.mark.parametrize("kind", ["moonshot", "openai"])

@@ -3,7 +3,8 @@
 A prompt that nobody else can know is sent twice with one salt and once with another, on the same
 way as any request. A hit for the second salt means that every customer could find out by the
 clock what others have sent: then the upstream is not used, unless its operator says that it may
-be. Where the engine tells no cached counts nothing can be said.
+be; nor is it used while it fails to answer the question. Where the engine tells no cached counts
+nothing can be said.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final, Literal
 
-from moongate.core.errors import UpstreamDown, UpstreamError
+from moongate.core.errors import UpstreamDown, UpstreamError, UpstreamRefused
 from moongate.core.events import Event, Used
 from moongate.core.ids import new_id
 from moongate.core.ports import Ask
@@ -22,7 +23,7 @@ from moongate.core.request import Message, Request
 Verdict = Literal["apart", "shared", "untold", "unasked"]
 
 LOOK_S: Final = 20.0
-AGAIN_S: Final[dict[Verdict, float]] = {"shared": 60.0, "untold": 3600.0, "unasked": 10.0}
+AGAIN_S: Final[dict[Verdict, float]] = {"shared": 60.0, "untold": 3600.0, "unasked": 1.0}
 """Seconds after which a verdict is asked for anew; ``apart`` holds as long as this process."""
 _WORDS: Final = 200
 """Of six hexadecimal digits each: more than 256 tokens, fewer than a thousand."""
@@ -57,6 +58,7 @@ class Salts:
         self._report = report
         self._looking = asyncio.Lock()
         self._until_s = 0.0
+        self._trouble: UpstreamError = UpstreamDown("cache_unasked")
         self.verdict: Verdict = "unasked"
 
     async def look(self) -> str:
@@ -66,8 +68,9 @@ class Salts:
                 try:
                     async with asyncio.timeout(LOOK_S):
                         found = await self._ask()
-                except (UpstreamError, TimeoutError):
+                except (UpstreamError, TimeoutError) as error:
                     found = "shared" if self.verdict == "shared" else "unasked"
+                    self._trouble = _trouble(error)
                 if found == "shared" != self.verdict:
                     self._report("cache_shared")
                 self.verdict = found
@@ -75,10 +78,15 @@ class Salts:
         return _SAID[self.verdict]
 
     async def require(self) -> None:
-        """Raises UpstreamDown where tenants would share a cache."""
+        """Raises UpstreamDown where tenants would share a cache.
+
+        Where it could not be asked, what the asking met is raised: the request would meet it too.
+        """
         await self.look()
         if self.verdict == "shared":
             raise UpstreamDown("cache_shared")
+        if self.verdict == "unasked":
+            raise self._trouble.with_traceback(None)
 
     async def _ask(self) -> Verdict:
         prompt = " ".join(secrets.token_hex(3) for _ in range(_WORDS))
@@ -104,3 +112,10 @@ class Salts:
                     if isinstance(event, Used):
                         cached = max(cached, event.counts.cached or 0)
         return cached
+
+
+def _trouble(error: UpstreamError | TimeoutError) -> UpstreamError:
+    """What a request is told of a question that failed; a refusal of it is not the client's."""
+    if isinstance(error, TimeoutError | UpstreamRefused):
+        return UpstreamDown("cache_unasked")
+    return error
