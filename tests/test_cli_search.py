@@ -47,9 +47,15 @@ def running(trouble: str = "") -> Iterator[FakeEngine]:
         thread.join()
 
 
-def doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, *more: str) -> Any:
+def doctor(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    url: str,
+    *more: str,
+    settings: str = SEARXNG,
+) -> Any:
     file = tmp_path / "c.toml"
-    file.write_text(SEARXNG.format(url=url))
+    file.write_text(settings.format(url=url))
     words = ["doctor", "--json", "--home", str(tmp_path / "h"), "--config", str(file), *more]
     run(words)
     (check,) = [
@@ -85,7 +91,34 @@ def test_no_package_no_search(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moongate.app.searches.find_spec", lambda name: None)
-    monkeypatch.setattr("test_cli_search.SEARXNG", SEARXNG.partition("[search]")[0])
-    check = doctor(tmp_path, capsys, "")
+    check = doctor(tmp_path, capsys, "", settings=SEARXNG.partition("[search]")[0])
     assert check["state"] == "warning"
     assert "moongate[search]" in check["detail"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "says"),
+    [
+        ('kind = "openai"', "warning", "no model is served from one"),
+        ('kind = "moonshot"', "ok", "maker searches"),
+    ],
+)
+def test_the_maker_searches_where_it_serves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: str, state: str, says: str
+) -> None:
+    upstream = SEARXNG.partition("[search]")[0].replace('kind = "openai"', settings)
+    check = doctor(tmp_path, capsys, "", settings=f'{upstream}[search]\nengine = "moonshot"\n')
+    assert check["state"] == state
+    assert says in check["detail"]
+
+
+@pytest.mark.parametrize("require", ["none", "self-hosted"])
+def test_an_engine_that_promises_too_little_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], require: str
+) -> None:
+    settings = SEARXNG.partition("[search]")[0].replace(
+        'kind = "openai"', 'kind = "openai"\ndata_policy = "self-hosted"'
+    )
+    check = doctor(tmp_path, capsys, "", settings=f'{settings}[privacy]\nrequire = "{require}"\n')
+    assert (check["state"] == "warning") == (require != "none")
+    assert ("privacy.require" in check["detail"]) == (require != "none")

@@ -171,3 +171,16 @@ async def test_the_makers_own_search(tmp_path: Path, by_client: bool) -> None:
                 == (SEARCH_NANOS + 68_000 * (1 if by_client else 2))
             )
             await served.sound()
+
+
+async def test_another_word_in_the_header_is_refused(tmp_path: Path) -> None:
+    async with (
+        engine() as web,
+        ScriptedServer(rounds(SCRIPT)) as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        answer = await served.post(ask(tools=[BUILTIN]), **{"x-moongate-search": "klient"})
+        error = (await answer.json())["error"]
+        assert (answer.status, error["param"]) == (400, "x-moongate-search")
+        assert '"client"' in error["message"]
+        assert (web.asked, bodies(upstream)) == ([], [])

@@ -9,6 +9,7 @@ from moongate.app.searches import make_engine
 from moongate.cli.check import Check
 from moongate.cli.desk import Desk
 from moongate.core.errors import MoongateError
+from moongate.route.plan import RANK
 from moongate.search.finding import Finding
 from moongate.search.results import Engine, SearchFailed
 from moongate.settings import Settings
@@ -31,7 +32,7 @@ def search_checks(desk: Desk, settings: Settings, *, live: bool) -> Iterator[Che
         return
     table = settings.search
     if table.engine == "moonshot":
-        yield Check("search", "ok", "moonshot: the model's maker searches, where it serves it")
+        yield _maker(settings)
         return
     try:
         used = desk.settings(secrets=True) if live else settings
@@ -49,8 +50,28 @@ def search_checks(desk: Desk, settings: Settings, *, live: bool) -> Iterator[Che
     if live:
         yield asyncio.run(_look(engine))
         return
-    said = f"{table.engine}, data policy {table.data_policy}; `moongate doctor --search` tries it"
-    yield Check("search", "ok", said)
+    said = f"{table.engine}, data policy {table.data_policy}"
+    if RANK[table.data_policy] < RANK[settings.privacy.require]:
+        yield Check(
+            "search", "warning",
+            f"{said}: every search is refused (no_zdr_route), for privacy.require is "
+            f'"{settings.privacy.require}". Name an engine that promises as much.',
+        )  # fmt: skip
+        return
+    yield Check("search", "ok", f"{said}; `moongate doctor --search` tries it")
+
+
+def _maker(settings: Settings) -> Check:
+    """Whether there is a target where the model's maker can search."""
+    makers = {one.name for one in settings.upstreams if one.kind == "moonshot"}
+    searching = [model for model in settings.models if "search" in model.abilities]
+    if any(target.upstream in makers for model in searching for target in model.targets):
+        return Check("search", "ok", "moonshot: the model's maker searches, where it serves it")
+    return Check(
+        "search", "warning",
+        "no search: engine moonshot searches at upstreams of that kind alone, and no model is "
+        "served from one. Name such an upstream, or another engine.",
+    )  # fmt: skip
 
 
 async def _look(engine: Engine) -> Check:

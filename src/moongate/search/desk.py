@@ -21,6 +21,7 @@ from moongate.search.tool import Prepared
 
 ROOM: Final = 48_000
 """UTF-8 bytes that the results of one answer may have in all."""
+_HEADER: Final = "x-moongate-search"
 _ANSWER_TOKENS: Final = 1_024
 """Room in the window that results leave for calls and an answer."""
 
@@ -84,5 +85,13 @@ def tell_lost(headers: dict[str, str], lost: tuple[int, ...]) -> None:
 
 
 def asked_by_client(headers: Mapping[str, str]) -> bool:
-    """Whether the client runs the loop itself, as it says in its request's headers."""
-    return headers.get("x-moongate-search", "").strip().lower() == "client"
+    """Whether the client runs the loop itself, as it says in its request's headers.
+
+    Raises Refused naming the header where it says something else.
+    """
+    said = headers.get(_HEADER)
+    if said is None:
+        return False
+    if said.strip().lower() != "client":
+        raise Refused("invalid_value", _HEADER, what=f'{_HEADER} must be "client", or left out.')
+    return True

@@ -84,7 +84,7 @@ class Search(Table, frozen=True, kw_only=True):
     ] = ""
     api_key_env: Annotated[
         str,
-        Meta(description="environment variable that holds its key; for tavily and brave"),
+        Meta(description="environment variable that holds its key; needed for tavily and brave"),
     ] = ""
     data_policy: Annotated[
         DataPolicy,
