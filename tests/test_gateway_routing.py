@@ -14,7 +14,7 @@ from moongate.core.errors import UpstreamOverloaded
 from moongate.core.events import Event
 from moongate.core.ports import Ask, ManualClock
 from moongate.core.request import Request
-from moongate.route.health import COOL_S, FAULTS_MAX
+from moongate.route.health import COOL_S, FAULTS_MAX, REST_MAX_S
 from moongate.route.prefix import Prefix
 from moongate.upstream.prompts import PrefixCache
 from moongate.upstream.scripted import ScriptedServer
@@ -159,6 +159,19 @@ async def test_an_ejected_one_gets_one_trial_at_a_time(tmp_path: Path) -> None:
         clock.advance(COOL_S)
         assert await around.say("Now?") == "a"
         assert around.metric("moongate_ejections_total") == {'{upstream="a"}': 2.0}
+
+
+async def test_limits_of_an_upstream_eject_nobody(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with pool(tmp_path, "a", "b", order="listed", clock=clock) as around:
+        around.scripts["a"] = "status 429"
+        for at in range(FAULTS_MAX + 2):
+            assert await around.say(f"Much {at}?") == "b"
+            clock.advance(REST_MAX_S)
+        assert around.asked("a") == FAULTS_MAX + 2
+        around.scripts["a"] = "text Io."
+        assert await around.say("And now?") == "a"
+        assert around.metric("moongate_ejections_total") == {}
 
 
 async def test_a_late_first_token_ejects_while_another_is_quick(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ from moongate.upstream.replay import WANTING, Replay, Watch, tell
 from moongate.visit import Job, Visit
 
 _CONTENT: Final = frozenset({Text, Thinking, ToolArgs, ToolCall, Aside})
-_QUEUES: Final = frozenset({"full", "queue_full", "queue_wait"})
-"""Our own queues to an upstream said no: that tells nothing of its health."""
+_NO_ROOM: Final = frozenset({"full", "queue_full", "queue_wait", "rate_limited"})
+"""Our own queues to an upstream, or its limits, said no: that tells nothing of its health."""
 
 
 class Passage:
@@ -184,7 +184,7 @@ class Passage:
         if isinstance(error, UpstreamRefused):
             self.health.report(place, ok=True)
             return None
-        if error.kind not in _QUEUES:
+        if error.kind not in _NO_ROOM:
             self.health.report(place, ok=not error.unhealthy)
         if isinstance(error, UpstreamOverloaded) and error.retry_after_s:
             self.health.rest(place, error.retry_after_s)
