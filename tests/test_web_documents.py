@@ -104,6 +104,12 @@ async def test_documents_that_are_made_to_hurt(client):
     assert (await read(client, circle)).startswith("!")
 
 
+async def test_pdfs_need_their_extra(client, monkeypatch):
+    monkeypatch.setattr(texts, "find_spec", lambda name: None)
+    with pytest.raises(openai.BadRequestError, match="lacks the extra files"):
+        await read(client, pdf(b""))
+
+
 async def test_reading_ends_in_time(client, monkeypatch):
     monkeypatch.setattr(texts, "READ_S", 0.001)
     assert await read(client, pdf(b"")) == "!too_slow"

@@ -200,8 +200,6 @@ def main(kind: str) -> int:
         text, code = whole(kind, sys.stdin.buffer.read()), 0
     except Unread as error:
         text, code = str(error).encode(), 3
-    except ModuleNotFoundError:
-        text, code = b"unknown", 3
     except MemoryError:
         text, code = b"too_large", 3
     except Exception:  # noqa: BLE001 - whatever a broken document does to its reader

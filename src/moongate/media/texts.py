@@ -8,6 +8,7 @@ import codecs
 import re
 import signal
 import sys
+from importlib.util import find_spec
 from typing import Final
 
 from moongate.core.errors import MoongateError, Refused
@@ -90,6 +91,9 @@ class Texts:
 def _kind(data: bytes) -> str:
     """The kind of a document by its bytes. Refuses what is a picture, or no document at all."""
     if b"%PDF-" in data[:1024]:
+        if find_spec("pypdf") is None:
+            what = "PDFs are not read here: the server lacks the extra files."
+            raise Refused("invalid_value", "file", what=what)
         return "pdf"
     if data.startswith(b"PK\x03\x04"):
         return "office"
