@@ -21,6 +21,11 @@ async def look(served: Served, path: str, body: Any, **headers: str) -> tuple[in
         return answer.status, await answer.json()
 
 
+def logged(served: Served) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in served.log.getvalue().splitlines()]
+    return [line for line in lines if line["event"] == "request"]
+
+
 @pytest.mark.parametrize("path", [OURS, TAVILYS])
 async def test_results_with_their_fee(tmp_path: Path, path: str) -> None:
     async with (
@@ -41,6 +46,9 @@ async def test_results_with_their_fee(tmp_path: Path, path: str) -> None:
         (row,) = await served.rows(1)
         assert (row.usage.searches, row.charge_nanos, row.upstream) == (1, SEARCH_NANOS, "searxng")
         assert (row.model, row.outcome) == ("kimi-k2.5", "done")
+        (line,) = logged(served)
+        assert (line["request"], line["amount_nanos"]) == (row.hold, SEARCH_NANOS)
+        assert (line["upstream"], line["status"]) == ("searxng", 200)
         await served.sound()
 
 
@@ -81,6 +89,8 @@ async def test_a_failing_engine_costs_nothing(tmp_path: Path) -> None:
         assert "secret" not in json.dumps(got) + served.log.getvalue()
         (row,) = await served.rows(1)
         assert (row.charge_nanos, row.outcome, row.usage.searches) == (0, "upstream_error", 0)
+        (line,) = logged(served)
+        assert (line["amount_nanos"], line["outcome"]) == (0, "upstream_error")
         assert await served.wallet() == before
         await served.sound()
 

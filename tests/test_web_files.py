@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from moongate.app.parts import make_uploads
 from moongate.core.ports import ManualClock
 from moongate.upstream.scripted import ScriptedServer
 from picture_kit import mp4, png, url
@@ -307,6 +308,11 @@ async def test_forms_of_every_shape(served, body, kind, status, param):
 
 
 async def test_several_workers_take_no_uploads(served, client):
-    served.app.uploads.room = type(served.app.uploads.room)(0, 1, 1, 1)
+    alone, beside = (
+        make_uploads(served.app.settings, ManualClock(), alone=alone).room
+        for alone in (True, False)
+    )
+    assert (alone.files, beside.files) == (3, 0)
+    served.app.uploads.room = beside
     with pytest.raises(openai.BadRequestError, match="several processes"):
         await client.files.create(file=("a.png", png()), purpose="image")

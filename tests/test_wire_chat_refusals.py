@@ -183,7 +183,7 @@ TABLE = [
         {"tools": [{"type": "builtin_function", "function": {"name": f"${NO}"}}]},
         VALUE,
         "tools[0].function.name",
-        "name is not valid.",
+        'name must be "$web_search".',
     ),
     (
         {"tools": tool()["tools"] * 2},

@@ -18,6 +18,7 @@ from moongate.core.rows import Outcome
 from moongate.core.sealed import Sealed
 from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.ledger.slices import Terms
+from moongate.log import Log
 from moongate.metrics import Metrics
 from moongate.route.catalog import Catalog
 from moongate.search.desk import Desk
@@ -61,10 +62,11 @@ class Lookups:
         idempotency: Idempotency,
         metrics: Metrics,
         clock: Clock,
+        log: Log,
     ) -> None:
         self._keys, self._finding, self._desk, self._catalog = keys, finding, desk, catalog
         self._limits, self._book, self._idempotency = limits, book, idempotency
-        self._metrics, self._clock = metrics, clock
+        self._metrics, self._clock, self._log = metrics, clock, log
 
     async def serve(
         self,
@@ -131,8 +133,9 @@ class Lookups:
             )  # fmt: skip
 
         async def give_back(outcome: Outcome, status: int) -> None:
-            await self._book.void(held, outcome, Usage(), told(status))
-            self._report(held, outcome, Bill(Usage(), 0))
+            tale = told(status)
+            await self._book.void(held, outcome, Usage(), tale)
+            self._report(held, outcome, Bill(Usage(), 0), tale)
 
         pages = lookup.pages and not principal.zero_retention
         try:
@@ -144,9 +147,16 @@ class Lookups:
             await give_back("client_left", _LEFT)
             raise
         passed_s = self._clock.monotonic_s() - began_s
-        bill = await self._book.settle(held, "done", Usage(searches=1), told(200))
-        self._report(held, "done", bill)
+        tale = told(200)
+        bill = await self._book.settle(held, "done", Usage(searches=1), tale)
+        self._report(held, "done", bill, tale)
         return Found(tuple(results), bill, passed_s, headers)
 
-    def _report(self, held: Held, outcome: Outcome, bill: Bill) -> None:
-        self._metrics.resolved(held.row.model, self._finding.engine.name, outcome, bill, 0)
+    def _report(self, held: Held, outcome: Outcome, bill: Bill, told: Told) -> None:
+        row, engine = held.row, self._finding.engine.name
+        self._metrics.resolved(row.model, engine, outcome, bill, 0)
+        self._log.event(
+            "request", request=row.id, key=row.key, account=row.account, model=row.model,
+            upstream=engine, outcome=outcome, status=told.status, streamed=False,
+            amount_nanos=bill.cost_nanos, duration_ms=told.duration_ms,
+        )  # fmt: skip

@@ -78,6 +78,7 @@ class Searches:
             idempotency=gateway.idempotency,
             metrics=gateway.metrics,
             clock=gateway.clock,
+            log=gateway.log,
         )
         return FindingHandlers(lookups, draining).table()
 

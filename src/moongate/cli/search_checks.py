@@ -9,7 +9,7 @@ from moongate.app.searches import make_engine
 from moongate.cli.check import Check
 from moongate.cli.desk import Desk
 from moongate.core.errors import MoongateError
-from moongate.route.plan import RANK
+from moongate.route.plan import meets
 from moongate.search.finding import Finding
 from moongate.search.results import Engine, SearchFailed
 from moongate.settings import Settings
@@ -51,7 +51,7 @@ def search_checks(desk: Desk, settings: Settings, *, live: bool) -> Iterator[Che
         yield asyncio.run(_look(engine))
         return
     said = f"{table.engine}, data policy {table.data_policy}"
-    if RANK[table.data_policy] < RANK[settings.privacy.require]:
+    if not meets(table.data_policy, settings.privacy.require):
         yield Check(
             "search", "warning",
             f"{said}: every search is refused (no_zdr_route), for privacy.require is "

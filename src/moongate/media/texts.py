@@ -5,9 +5,14 @@ Text is decoded here. What cannot be read is told by a word; what nobody reads h
 
 import asyncio
 import codecs
+import re
+import signal
+import sys
+from importlib.util import find_spec
 from typing import Final
 
 from moongate.core.errors import MoongateError, Refused
+from moongate.media import reader
 from moongate.wire import pictures
 
 TEXT_BYTES_MAX: Final = 16 << 20
@@ -20,6 +25,11 @@ _MARKS: Final = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LOOKED_AT: Final = 4096
+_HTML: Final = re.compile(rb"\s*<(?:!doctype html|html)\b", re.IGNORECASE)
+READ_S: Final = 30.0
+WORDS: Final = ("broken", "encrypted", "no_text", "not_utf8", "too_large", "too_slow", "unknown")
+"""What a client may be told instead of a text."""
+_AT_ONCE: Final = 2
 
 
 class BadText(MoongateError):
@@ -30,26 +40,70 @@ class BadText(MoongateError):
         self.kind = kind
 
 
-async def text_of(data: bytes) -> tuple[bytes, str]:
-    """The text in ``data`` as UTF-8, and a word that says why there is none, else nothing.
+class Texts:
+    """Reads documents, a few at once; the others wait."""
 
-    Raises Refused where it is no kind of document that is read here.
-    """
-    _check_kind(data)
-    try:
-        return await asyncio.to_thread(_decoded, data), ""
-    except BadText as error:
-        return b"", error.kind
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def read(self, data: bytes) -> tuple[bytes, str]:
+        """The text in ``data`` as UTF-8, and a word that says why there is none, else nothing.
+
+        Raises Refused where it is no kind of document that is read here.
+        """
+        kind = _kind(data)
+        try:
+            if kind in ("pdf", "office"):
+                return await self._read(kind, data), ""
+            text = await asyncio.to_thread(_decoded, data)
+            return (await self._read("html", text) if _HTML.match(text[:_LOOKED_AT]) else text), ""
+        except BadText as error:
+            return b"", error.kind
+
+    async def _read(self, kind: str, data: bytes) -> bytes:
+        """What a process of its own reads in ``data``. Raises BadText."""
+        async with self._turns:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-B", "-X", "utf8", reader.__file__, kind),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={},
+                cwd="/",
+            )
+            try:
+                async with asyncio.timeout(READ_S):
+                    text, _ = await child.communicate(data)
+            except TimeoutError:
+                raise BadText("too_slow") from None
+            finally:
+                if child.returncode is None:
+                    child.kill()
+                    await child.wait()
+        if child.returncode == 0 and len(text) <= TEXT_BYTES_MAX:
+            return text
+        word = text.decode("ascii", "replace")
+        if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+            word = "too_slow"
+        raise BadText(word if word in WORDS else "broken")
 
 
-def _check_kind(data: bytes) -> None:
-    """Refuse what is a picture, or no document at all."""
+def _kind(data: bytes) -> str:
+    """The kind of a document by its bytes. Refuses what is a picture, or no document at all."""
+    if b"%PDF-" in data[:1024]:
+        if find_spec("pypdf") is None:
+            what = "PDFs are not read here: the server lacks the extra files."
+            raise Refused("invalid_value", "file", what=what)
+        return "pdf"
+    if data.startswith(b"PK\x03\x04"):
+        return "office"
     if pictures.kind(data[:16]) is not None:
         what = "No text is read from pictures. Upload it with purpose image and show it by ms://."
         raise Refused("invalid_value", "file", what=what)
     if encoding(data) == "utf-8" and 0 in data[:_LOOKED_AT]:
         what = "No text is read from this kind of file. Text has to be in UTF-8 or UTF-16."
         raise Refused("invalid_value", "file", what=what)
+    return "text"
 
 
 def encoding(data: bytes) -> str:

@@ -14,7 +14,7 @@ from moongate.access.keys import Principal
 from moongate.core.errors import Refused
 from moongate.media import pictures, videos
 from moongate.media.pictures import BadPicture
-from moongate.media.texts import text_of
+from moongate.media.texts import Texts
 from moongate.media.uploads import PURPOSES, Purpose, Upload, Uploads
 from moongate.media.videos import BadVideo
 from moongate.web import multipart
@@ -32,7 +32,7 @@ class Filing:
     """The handlers of files. ``body_bytes_max`` bounds any body, ``bodies`` what is on its way."""
 
     def __init__(self, uploads: Uploads, bodies: Bodies, body_bytes_max: int) -> None:
-        self._uploads, self._bodies = uploads, bodies
+        self._uploads, self._bodies, self._texts = uploads, bodies, Texts()
         self._limit = min(uploads.room.file_bytes + multipart.AROUND_BYTES, body_bytes_max)
 
     def table(self) -> dict[str, Handler]:
@@ -64,7 +64,7 @@ class Filing:
             if not form.data:
                 raise Refused("invalid_value", "file", what="The file is empty.")
             self._uploads.admit(account, len(form.data) if purpose != "file-extract" else 0)
-            data, details = await _judged(form, purpose)
+            data, details = await self._judged(form, purpose)
             file = self._uploads.add(account, purpose, form.name, len(form.data), data, details)
         finally:
             self._bodies.give(taken)
@@ -102,6 +102,22 @@ class Filing:
         }
         return shown(hit.id, told)
 
+    async def _judged(self, form: Form, purpose: Purpose) -> tuple[bytes, str]:
+        """What is kept of a file, and why it cannot be used. Raises Refused where it is none."""
+        data = form.data
+        if purpose == "file-extract":
+            return await self._texts.read(data)
+        try:
+            if purpose == "image":
+                await asyncio.to_thread(pictures.judge, data)
+            else:
+                await asyncio.to_thread(
+                    videos.judge, lambda at, size: data[at : at + size], len(data)
+                )
+        except (BadPicture, BadVideo):
+            raise Refused(f"invalid_{purpose}", "file") from None
+        return data, ""
+
     def _found(self, hit: Hit) -> Upload:
         file = self._uploads.find(_account(hit), hit.rest)
         if file is None:
@@ -126,21 +142,6 @@ def _purpose(form: Form) -> Purpose:
         what = f"purpose must be one of {', '.join(PURPOSES)}."
         raise Refused("invalid_value", "purpose", what=what)
     return cast("Purpose", purpose)
-
-
-async def _judged(form: Form, purpose: Purpose) -> tuple[bytes, str]:
-    """What is kept of a file, and why it cannot be used. Raises Refused where it is none."""
-    data = form.data
-    if purpose == "file-extract":
-        return await text_of(data)
-    try:
-        if purpose == "image":
-            await asyncio.to_thread(pictures.judge, data)
-        else:
-            await asyncio.to_thread(videos.judge, lambda at, size: data[at : at + size], len(data))
-    except (BadPicture, BadVideo):
-        raise Refused(f"invalid_{purpose}", "file") from None
-    return data, ""
 
 
 def _shape(file: Upload) -> dict[str, Any]:

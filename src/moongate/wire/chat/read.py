@@ -175,7 +175,10 @@ def _tool(value: Any, at: str, gate: Gate) -> Tool:
     if name is None:
         raise fields.missing(f"{at}.name")
     if not isinstance(name, str) or not _may_be_named(name, kind):
-        raise fields.refusal("invalid_value", f"{at}.name", "name is not valid.")
+        what = (
+            f'name must be "{WEB_SEARCH}".' if kind == "builtin_function" else "name is not valid."
+        )
+        raise fields.refusal("invalid_value", f"{at}.name", what)
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise fields.refusal("invalid_value", f"{at}.parameters", "parameters is not valid.")
