@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from multiprocessing.connection import Connection
@@ -39,6 +40,7 @@ targets = [{{ upstream = "moonshot", model = "kimi-k2.5" }}]
 price = {{ input = "0.48", cached = "0.10", output = "2.00", search = "0.005" }}
 """
 T = TypeVar("T")
+_ALONE = 60
 
 
 def nothing() -> None:
@@ -93,11 +95,17 @@ class Crew:
             return answer.status, answer.read()
 
     def everyone(self, get: Callable[[], tuple[int, bytes]], tries: int = 200) -> set[int]:
-        """Ask over fresh connections until every worker has answered; returns the statuses."""
+        """Ask over fresh connections until every worker has answered; returns the statuses.
+
+        One at a time at first; then several at once, since who answered last may be who wakes
+        first, again and again.
+        """
         before = self.counts()
         seen: set[int] = set()
-        for _ in range(tries):
-            seen.add(get()[0])
+        for turn in range(tries):
+            with ThreadPoolExecutor(1 if turn < _ALONE else 6) as pool:
+                asked = [pool.submit(get) for _ in range(1 if turn < _ALONE else 6)]
+                seen |= {one.result()[0] for one in asked}
             now = self.counts()
             if all(now[at] > before.get(at, 0) for at in now):
                 return seen
