@@ -127,7 +127,7 @@ MUTATIONS = (
     ),
     Mutation(
         "no charge above its hold",
-        "src/moongate/ledger/book.py",
+        "src/moongate/ledger/told.py",
         "    charged = min(due, held_nanos)\n",
         "    charged = due\n",
         "tests/test_ledger_book.py::test_charge_and_forgiven_are_the_price_and_never_above_the_hold",
@@ -135,8 +135,8 @@ MUTATIONS = (
     Mutation(
         "nothing for a failed answer",
         "src/moongate/gateway.py",
-        '        charged = outcome in {"done", "credit_stop"} or (\n',
-        '        charged = outcome in {"done", "credit_stop", "upstream_error"} or (\n',
+        'charged = outcome in {"done", "credit_stop"} or (',
+        'charged = outcome in {"done", "credit_stop", "upstream_error"} or (',
         "tests/test_gateway_no_charge.py::test_a_fault_of_an_upstream[cut-3-True]",
     ),
     Mutation(
