@@ -35,7 +35,7 @@ SERVERS: dict[str, tuple[Callable[[], object], str]] = {
 }
 # With this file there, Debian's package makes no cluster of its own.
 CLUSTERS = Path("/etc/postgresql-common/createcluster.d/moongate.conf")
-PARTS = ("format", "lint", "types", "node", "engine", *SERVERS, "tests")
+PARTS = ("format", "lint", "types", "node", "engine", *SERVERS, "namespaces", "tests")
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it whether a package may start its service
 # A closing line of pytest -q: "3 passed, 1 skipped in 0.12s", "no tests ran in 0.01s".
 CLOSING = re.compile(r"^(\x1b\[[0-9;]*m)*(\d+ \w+|no tests ran).* in [\d.]+s")
@@ -95,6 +95,16 @@ def prepare_engine() -> str:
     )
     done = subprocess.run([sys.executable, "-c", code, MODELS], env=environment(), check=False)
     return "ok" if done.returncode == 0 else "could not run (its model file is not there)"
+
+
+def prepare_namespaces() -> str:
+    """Look whether this machine lets tests have a network of their own."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "traps.py", "own"],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = done.returncode == 0 and '"unable"' not in done.stdout
+    return "ok" if found else "could not run (no network namespace: root or user namespaces)"
 
 
 def prepare_server(name: str) -> str:
@@ -169,7 +179,7 @@ def marks(options: argparse.Namespace, results: dict[str, str]) -> str:
     left_out = [] if options.full else ["full"]
     left_out += [
         name
-        for name in ("node", "engine", *SERVERS)
+        for name in ("node", "engine", *SERVERS, "namespaces")
         if name in options.without or results.get(name, "ok").startswith("could not")
     ]
     return " and ".join(f"not {name}" for name in left_out)
@@ -185,6 +195,7 @@ def main() -> int:
         "node": prepare_node,
         "engine": prepare_engine,
         **{name: partial(prepare_server, name) for name in SERVERS},
+        "namespaces": prepare_namespaces,
     }
     results = {name: run() for name, run in parts.items() if name not in options.without}
     code, closing = 0, ""
@@ -194,9 +205,9 @@ def main() -> int:
         results["tests"] = "ok" if code == 0 else f"failed (pytest ended with {code})"
     say("")
     for name, result in results.items():
-        say(f"{name:>8}: {result}")
+        say(f"{name:>10}: {result}")
     for name in options.without:
-        say(f"{name:>8}: left out (--without {name})")
+        say(f"{name:>10}: left out (--without {name})")
     missed = [name for name, result in results.items() if result.startswith("could not")]
     if missed:
         say(f"Not run: {', '.join(missed)}")

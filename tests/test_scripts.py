@@ -124,7 +124,7 @@ def test_what_is_left_out_is_printed_and_the_closing_line_comes_last():
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout
     assert lines[-1].startswith("1 passed")
-    assert "    lint: left out (--without lint)" in lines
+    assert "      lint: left out (--without lint)" in lines
 
 
 def test_a_failed_part_fails_the_run():

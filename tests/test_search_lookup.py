@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from moongate.search.finding import Finding
 from moongate.upstream.scripted import ScriptedServer
 from search_kit import BUILTIN, SEARCH_NANOS, config, engine
 from serving_kit import Served, serve
@@ -91,6 +92,42 @@ async def test_a_failing_engine_costs_nothing(tmp_path: Path) -> None:
         assert (row.charge_nanos, row.outcome, row.usage.searches) == (0, "upstream_error", 0)
         (line,) = logged(served)
         assert (line["amount_nanos"], line["outcome"]) == (0, "upstream_error")
+        assert await served.wallet() == before
+        await served.sound()
+
+
+async def test_a_page_that_hurts_its_reader_leaves_what_the_engine_said(tmp_path: Path) -> None:
+    async def hurt(_: Any) -> Any:
+        raise RecursionError("secret words")
+
+    async with (
+        engine() as web,
+        ScriptedServer() as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        served.app.searches.finding._read = hurt
+        status, got = await look(served, OURS, {"query": "x", "pages": True})
+        assert (status, bool(got["results"]), got["usage"]["searches"]) == (200, True, 1)
+        assert "secret" not in served.log.getvalue()
+        await served.sound()
+
+
+async def test_a_fault_of_ours_gives_the_fee_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Finding, "find", broken)
+    async with (
+        engine() as web,
+        ScriptedServer() as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        before = await served.wallet()
+        assert (await look(served, OURS, {"query": "x"}))[0] == 500
+        (row,) = await served.rows(1)
+        assert (row.charge_nanos, row.outcome) == (0, "gateway_error")
         assert await served.wallet() == before
         await served.sound()
 

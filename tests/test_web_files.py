@@ -316,3 +316,26 @@ async def test_several_workers_take_no_uploads(served, client):
     served.app.uploads.room = beside
     with pytest.raises(openai.BadRequestError, match="several processes"):
         await client.files.create(file=("a.png", png()), purpose="image")
+
+
+async def test_a_slow_upload_of_one_account_keeps_no_other_out(served):
+    bodies = served.app.gateway.limits.bodies
+    bodies._share = 100_001
+    host, port = served.url.split("/")[2].split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        f"POST /v1/files HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {served.key}\r\n"
+        "content-type: multipart/form-data; boundary=b\r\ncontent-length: 100000\r\n\r\n".encode()
+    )
+    try:
+        async with asyncio.timeout(5):
+            while bodies.size < 100_000:
+                await asyncio.sleep(0.01)
+        async with await another(served, "beta") as other:
+            assert (await other.files.create(file=("a.png", png()), purpose="image")).id
+        assert bodies.size == 100_000
+    finally:
+        writer.close()
+    async with asyncio.timeout(5):
+        while bodies.size:
+            await asyncio.sleep(0.01)

@@ -146,6 +146,9 @@ class Lookups:
         except asyncio.CancelledError:
             await give_back("client_left", _LEFT)
             raise
+        except Exception:
+            await give_back("gateway_error", Refused("internal_error").status)
+            raise
         passed_s = self._clock.monotonic_s() - began_s
         tale = told(200)
         bill = await self._book.settle(held, "done", Usage(searches=1), tale)

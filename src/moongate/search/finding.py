@@ -52,7 +52,12 @@ class Finding:
             self._counted(self.engine.name, error.kind)
             raise
         self._counted(self.engine.name, "ok")
-        return await self._read(found) if pages and self._read is not None else found
+        if not pages or self._read is None:
+            return found
+        try:
+            return await self._read(found)
+        except Exception:  # noqa: BLE001 - a page that hurts its reader leaves what the engine said
+            return found
 
     async def _ask(self, query: str, results_max: int) -> list[Result]:
         try:

@@ -55,7 +55,7 @@ class Filing:
 
         async def admit(count: int) -> None:
             nonlocal taken
-            await self._bodies.take(count)
+            await self._bodies.take(count, account)
             taken += count
 
         try:
@@ -67,7 +67,7 @@ class Filing:
             data, details = await self._judged(form, purpose)
             file = self._uploads.add(account, purpose, form.name, len(form.data), data, details)
         finally:
-            self._bodies.give(taken)
+            self._bodies.give(taken, account)
         return shown(hit.id, _shape(file))
 
     async def files(self, hit: Hit) -> web.StreamResponse:
