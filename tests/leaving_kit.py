@@ -36,7 +36,11 @@ class Visitor:
     @classmethod
     async def call(cls, served: Place, body: dict[str, Any], *, part: float = 1.0) -> Self:
         """Send a request, or the first ``part`` of its body."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        line = socket.socket()
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # of one size on any machine
+        line.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(line, ("127.0.0.1", served.port))
+        reader, writer = await asyncio.open_connection(sock=line)
         payload = json.dumps(body).encode()
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"

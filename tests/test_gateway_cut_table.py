@@ -32,6 +32,7 @@ ANSWER: Final = (
 PLACES: Final = ("every", "choice")
 TOOL: Final = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 INPUT, OUTPUT = 480, 2_000
+ONE_TOKEN_BYTES: Final = 7_000_000
 PROMPT: Final = 50
 
 
@@ -211,7 +212,9 @@ async def everything_was_said(desk: Desk) -> Visitor:
 
 async def answer_is_not_read(desk: Desk) -> Visitor:
     """A slow reader that we cut counts as leaving: nobody has to leave for it."""
-    visitor = await desk.call("y" * 400, "\n".join(["text " + "x" * 4_000_000] * 8 + ["silence"]))
+    # A token that no socket's buffers hold: what is read behind it would be billed as well.
+    large = "text " + "x" * ONE_TOKEN_BYTES
+    visitor = await desk.call("y" * 400, f"{large}\n{large}\nsilence")
     await desk.served.rows(1)
     return visitor
 
