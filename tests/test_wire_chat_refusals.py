@@ -173,7 +173,13 @@ TABLE = [
     (tool(name=None), MISSING, "tools[0].function.name", "name is required."),
     *(
         (tool(name=bad), VALUE, "tools[0].function.name", "name is not valid.")
-        for bad in ("", "1a", "a b", "\u00e9", "$web_search", "a" * 129, "a\n", 5)
+        for bad in ("", "1a", "a b", "\u00e9", "$search", "a" * 129, "a\n", 5)
+    ),
+    (
+        tool(name="$web_search"),
+        VALUE,
+        "tools[0].function.name",
+        'name is not valid: $web_search needs the type "builtin_function".',
     ),
     (tool(parameters=[]), VALUE, "tools[0].function.parameters", "parameters is not valid."),
     (tool(parameters=NO), VALUE, "tools[0].function.parameters", "parameters is not valid."),

@@ -175,10 +175,7 @@ def _tool(value: Any, at: str, gate: Gate) -> Tool:
     if name is None:
         raise fields.missing(f"{at}.name")
     if not isinstance(name, str) or not _may_be_named(name, kind):
-        what = (
-            f'name must be "{WEB_SEARCH}".' if kind == "builtin_function" else "name is not valid."
-        )
-        raise fields.refusal("invalid_value", f"{at}.name", what)
+        raise fields.refusal("invalid_value", f"{at}.name", _misnamed(name, kind))
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise fields.refusal("invalid_value", f"{at}.parameters", "parameters is not valid.")
@@ -199,6 +196,14 @@ def _may_be_named(name: str, kind: str) -> bool:
     if kind == "builtin_function":
         return name == WEB_SEARCH
     return _TOOL_NAME.fullmatch(name) is not None
+
+
+def _misnamed(name: Any, kind: str) -> str:
+    if kind == "builtin_function":
+        return f'name must be "{WEB_SEARCH}".'
+    if name == WEB_SEARCH:
+        return f'name is not valid: {WEB_SEARCH} needs the type "builtin_function".'
+    return "name is not valid."
 
 
 def _tool_choice(obj: dict[str, Any], tools: tuple[Tool, ...]) -> ToolChoice | None:
