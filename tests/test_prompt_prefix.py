@@ -229,8 +229,8 @@ async def test_each_turn_begins_with_what_the_one_before_was_sent(
     bodies: list[bytes] = []
     write = pieces.gathered
 
-    async def gathered(body: Body) -> list[bytes]:
-        found = await write(body)
+    async def gathered(body: Body, ahead: Any = None) -> list[bytes]:
+        found = await write(body, ahead)
         bodies.append(b"".join(found))
         return found
 

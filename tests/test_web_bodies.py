@@ -26,7 +26,7 @@ from moongate.settings import load
 from moongate.upstream import pieces
 from moongate.upstream.scripted import ScriptedServer, Seen
 from moongate.web import body as bodies
-from moongate.wire import fields
+from moongate.wire import bulk
 from moongate.wire.chat import ChatCodec
 from picture_kit import chunk, png, url
 from serving_kit import ONE_UPSTREAM, Served, ask, serve
@@ -374,18 +374,19 @@ async def test_an_answer_that_runs_holds_no_bytes_of_its_body(tmp_path: Path) ->
 )
 def test_slices_never_change_what_stands_outside_of_strings(texts: list[str], size: int) -> None:
     body = json.dumps({"a": texts, "b": [{"c": text} for text in texts]}).encode()
-    whole = b"".join(fields._outside(body))
+    whole = b"".join(bulk.outside(body))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fields, "_SLICE", size)
-        assert b"".join(fields._outside(body)) == whole
+        patch.setattr(bulk, "SLICE", size)
+        assert b"".join(bulk.outside(body)) == whole
     tokens = len(whole) - len(whole.translate(None, b"[]{},:"))
     for limit, fits in ((tokens, True), (tokens - 1, False)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fields, "TOKENS_MAX", limit)
-            patch.setattr(fields, "_PLAIN_COUNT", 0)
-            patch.setattr(fields, "_SLICE", size)
+            patch.setattr(bulk, "TOKENS_MAX", limit)
+            patch.setattr(bulk, "_SAMPLED", 0)
+            patch.setattr(bulk, "_PLAIN_COUNT", 0)
+            patch.setattr(bulk, "SLICE", size)
             if fits:
-                fields.weigh(body)
+                bulk.weigh(body)
             else:
                 with pytest.raises(Refused, match="json_too_complex"):
-                    fields.weigh(body)
+                    bulk.weigh(body)

@@ -17,7 +17,7 @@ from moongate.core.cards import DataPolicy, Facts, Offer
 from moongate.core.errors import Refused
 from moongate.core.ports import Ask, Clock, Codec, Head, Upstream, WebSearch
 from moongate.core.request import Request
-from moongate.counting import BESIDE, Counting
+from moongate.counting import Counting
 from moongate.delivery import Streamed, Whole
 from moongate.media.eyes import Admit, Eyes
 from moongate.meter import tokens
@@ -25,7 +25,7 @@ from moongate.meter.tokens import Count
 from moongate.route import plan, rules, wish
 from moongate.route.catalog import Catalog
 from moongate.route.plan import Step
-from moongate.route.prefix import Prefix
+from moongate.route.prefix import BESIDE, Prefix
 from moongate.route.router import Router
 from moongate.route.wish import Wish
 from moongate.search.desk import Desk, tell_lost, with_room

@@ -21,7 +21,9 @@ from moongate.meter.tokens import Count
 from moongate.route.plan import Step
 
 BESIDE: Final = 65_536
-"""From so many characters on the event loop does not wait."""
+"""From so many characters on a tokenizer does not run on the event loop."""
+BESIDE_BYTES: Final = 1 << 20
+"""From so many on not even bytes are counted there."""
 ENGINE: Final = 4 << 20
 """More characters are not sent to an engine only to be counted: they are far over its window."""
 
@@ -59,7 +61,7 @@ class Counting:
         self, request: Request, offer: Offer, steps: Sequence[Step], weight: int
     ) -> Count:
         tokenizer = self.tokenizer(offer, steps)
-        if weight < BESIDE:
+        if weight < (BESIDE if tokenizer else BESIDE_BYTES):
             return tokens.count(request, offer.window, tokenizer)
         async with self._turns:
             return await asyncio.to_thread(tokens.count, request, offer.window, tokenizer)

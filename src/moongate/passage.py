@@ -130,6 +130,7 @@ class Passage:
                         if first_token_s is None and any(type(e) in _CONTENT for e in events):
                             first_token_s = self.clock.monotonic_s() - asked_s
                             self.router.affinity.remember(job.prefix, step.target.upstream)
+                            ask.ahead.clear()
                         yield events
                         if events and type(events[-1]) is Failed:
                             raise UpstreamProtocolError(events[-1].kind)

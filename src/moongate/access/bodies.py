@@ -27,7 +27,8 @@ class _Place(NamedTuple):
 class Bodies:
     """``bytes_max`` bytes, ``share`` of them for one account at most (all, where none is said).
 
-    ``size`` is how many are taken, ``waiting`` how many requests wait.
+    ``size`` is how many are taken, ``total`` how many ever were, ``waiting`` how many requests
+    wait.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Bodies:
     ) -> None:
         self._max, self._wait_s = bytes_max, wait_s
         self._share = bytes_max if share is None else share
-        self.size = 0
+        self.size = self.total = 0
         self._held: Counter[str] = Counter()
         self._line: deque[_Place] = deque()
 
@@ -96,6 +97,7 @@ class Bodies:
                 break
             else:
                 self.size += place.bytes
+                self.total += place.bytes
                 self._held[place.account] += place.bytes
                 place.called.set_result(None)
         behind.extend(self._line)

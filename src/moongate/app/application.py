@@ -14,6 +14,7 @@ from moongate import __version__
 from moongate.access.idempotency import Idempotency
 from moongate.access.keys import Keys, derive
 from moongate.access.pepper import agree
+from moongate.app import memory
 from moongate.app.buyers import make_alerts
 from moongate.app.chores import lasting
 from moongate.app.clock import StoreClock
@@ -198,6 +199,7 @@ class Application:
         self._begin("pulse", self.gateway.passage.pulse.run)
         self._begin("replay", self.gateway.replay.run)
         self._begin("limits", self.gateway.limits.run)
+        self._begin("memory", lambda: memory.tend(lambda: self.gateway.limits.bodies.total))
         self._begin("looking", lambda: look_again(self.router, self.upstreams))
         if alerts := make_alerts(self.settings, self.store, self.clock, self.log.event):
             self._begin("alerts", alerts.run)

@@ -7,6 +7,7 @@ from typing import Any
 
 import uvloop
 
+from moongate.app import memory
 from moongate.app.application import Application
 from moongate.app.doors import Place
 from moongate.app.parts import Announce
@@ -63,5 +64,6 @@ async def serve_alone(settings: Settings, home: Home, announce: Announce) -> Non
 
 def in_loop(serving: Coroutine[Any, Any, None]) -> None:
     """Run ``serving`` to its end in an event loop of its own."""
+    memory.keep()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serving)

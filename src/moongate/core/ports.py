@@ -8,12 +8,15 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from moongate.core.cards import Facts, Family
 from moongate.core.errors import Refused
 from moongate.core.events import Answer, Event, Finished
 from moongate.core.money import Bill, Counts
 from moongate.core.request import Request
 from moongate.core.sealed import Sealed
+from moongate.core.spelling import Spelling
 from moongate.core.store import Settlement, Store
 
 __all__ = [
@@ -176,8 +179,8 @@ class Ask(Sealed, frozen=True):
     ``id`` is the hold's id and goes along as the request id. ``model`` is the name there.
     ``output_tokens_max`` is the cap that we send (tokens). ``tenant`` keeps organisations apart
     in the upstream's prompt cache: an opaque tag, never client text. ``repaired`` are the indexes
-    of messages whose reasoning we put back. ``family`` is the model's. ``search`` is there where
-    the answer may search the web; an upstream that cannot is never sent it.
+    of messages whose reasoning we put back. ``family`` is the model's. ``search`` is there
+    where the answer may search the web; an upstream that cannot is never sent it.
     """
 
     id: str
@@ -188,6 +191,7 @@ class Ask(Sealed, frozen=True):
     repaired: tuple[int, ...] = ()
     family: Family = "other"
     search: WebSearch | None = None
+    ahead: Spelling = msgspec.field(default_factory=Spelling)
 
 
 class Probe(Sealed, frozen=True):

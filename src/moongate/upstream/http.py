@@ -168,7 +168,7 @@ class HttpUpstream:
         heard = _listener(ask)
         deadline_s = asyncio.get_running_loop().time() + self._first_token_timeout_s
         async with self._admitted():
-            body = await pieces.gathered(shaped)
+            body = await pieces.gathered(shaped, ask.ahead)
             response = await self._send(ask.id, body, deadline_s)
             del body  # what was written of it is large, and an answer may take minutes
             line = Line(response, deadline_s, _reply_bytes_max(ask))

@@ -8,25 +8,18 @@ module knows JSON; it refuses to know any dialect.
 
 import re
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
 
 from moongate.core.errors import Refused, safe_name
-
-DEPTH_MAX: Final = 64
-TOKENS_MAX: Final = 200_000
-"""Structural tokens: braces, brackets, commas and colons outside strings."""
+from moongate.wire.bulk import DEPTH_MAX, check, outside, weigh
 
 _BOM: Final = b"\xef\xbb\xbf"
 _DEPTH_STEP: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_STRUCTURE: Final = b"[]{},:"
-_PLAIN_COUNT: Final = 4 << 20
-"""Bytes of a larger body are not counted in one go."""
-_SLICE: Final = 1 << 18
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 _LONE_SURROGATE: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
@@ -66,7 +59,7 @@ def parse(body: bytes) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         _check_depth_of_text(body)
         raise _explain(body, error) from None
-    _check_depth(body, pairs)
+    check(body, pairs)
     value = {key.name: inner for key, inner in pairs.items()}
     if len(value) != len(pairs):
         seen: set[str] = set()
@@ -77,70 +70,9 @@ def parse(body: bytes) -> dict[str, Any]:
     return value
 
 
-def weigh(body: bytes) -> None:
-    """Refuse JSON that is divided too much, before anything parses it.
-
-    Most bodies pass on one count of bytes, wherever these stand; the others are counted outside
-    their strings.
-    """
-    size = len(body)
-    if size <= TOKENS_MAX:
-        return
-    if size <= _PLAIN_COUNT and size - len(body.translate(None, _STRUCTURE)) <= TOKENS_MAX:
-        return
-    tokens = 0
-    for outside in _outside(body):
-        tokens += len(outside) - len(outside.translate(None, _STRUCTURE))
-        if tokens > TOKENS_MAX:
-            raise Refused("json_too_complex")
-
-
-def _outside(body: bytes) -> Iterator[bytes]:
-    """What stands between the strings of ``body``, in parts; exact as far as it is JSON.
-
-    It is looked at in slices, so that no step keeps the interpreter for long. Cut at quotes: one
-    ends a string unless an odd number of backslashes stands before it, so the escapes are taken
-    out first; a slice ends before or behind one. Raises Refused.
-    """
-    in_string = False
-    # A body within the limit has at most one string a token, and one more; two quotes each.
-    quotes, at, size = 2 * (TOKENS_MAX + 1), 0, len(body)
-    while at < size:
-        end = min(at + _SLICE, size)
-        run = end - at - len(body[at:end].rstrip(b"\\"))
-        end += run % 2
-        part = body[at:end]
-        at = end
-        if b"\\" in part:
-            part = part.replace(b"\\\\", b"").replace(b'\\"', b"")
-        pieces = part.split(b'"', quotes + 1)
-        quotes -= len(pieces) - 1
-        if quotes < 0:
-            raise Refused("json_too_complex")
-        yield b"".join(pieces[in_string::2])
-        in_string ^= len(pieces) % 2 == 0
-
-
-def _check_depth(body: bytes, pairs: dict[Any, Any]) -> None:
-    """Refuse what was parsed from ``body`` where it is nested too deeply."""
-    if len(body) <= _SLICE and body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
-        return
-    level: list[Any] = [pairs]
-    for _ in range(DEPTH_MAX):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) is dict or type(inner) is list
-        ]
-        if not level:
-            return
-    raise Refused("json_too_complex")
-
-
 def _check_depth_of_text(body: bytes) -> None:
     """Refuse ``body``, which is no JSON, where it opens more than it may before it goes wrong."""
-    steps = array("b", b"".join(_outside(body)).translate(_DEPTH_STEP, _NOT_BRACKETS))
+    steps = array("b", b"".join(outside(body)).translate(_DEPTH_STEP, _NOT_BRACKETS))
     if max(accumulate(steps), default=0) > DEPTH_MAX:
         raise Refused("json_too_complex")
 
