@@ -3,8 +3,8 @@
     .venv/bin/python bench/context.py [--rounds 3] [--seconds 4] [--streams 100]
 
 A prompt of a megabyte (source code) is sent to the origin and through Moongate in turn: what is
-added to it. Meanwhile, and beside a body with a picture of 20 MB, other streams run through the
-same gateway; a token's delay is the clock at arrival less the clock that the origin wrote into it.
+added to it. Meanwhile, and beside bodies of 20 MB with one picture and with thirty, other streams run
+through the same gateway; a token's delay is the clock at arrival less the clock that the origin wrote into it.
 The large bodies go to an origin of their own, so that they are not felt there. Exits with 1 when a
 bound is missed.
 """
@@ -26,6 +26,7 @@ from servers import Server
 
 PROMPT = 1_000_000
 IMAGE = 20_000_000
+PICTURES = 30
 ADDED_MS = 5.0
 GROWTH_MS = 20.0
 STALL_MS = 50.0
@@ -108,6 +109,7 @@ class Bench:
     def round(self) -> dict[str, Figures]:
         """Every figure once."""
         code, image = ("--code", PROMPT), ("--image", IMAGE)
+        images = (*image, "--pictures", PICTURES)
         return {
             "1 MB prompt, direct": self.alone(self.large, *code),
             "1 MB prompt": self.alone(self.gate, *code),
@@ -118,6 +120,8 @@ class Bench:
             "streams beside 1 MB prompts": self.beside(self.gate, *code),
             "streams, 20 MB pictures to the origin": self.beside(self.large, *image),
             "streams beside 20 MB pictures": self.beside(self.gate, *image),
+            "streams, 30 pictures of 20 MB to the origin": self.beside(self.large, *images),
+            "streams beside 30 pictures of 20 MB": self.beside(self.gate, *images),
         }
 
 
@@ -128,6 +132,7 @@ def judged(sums: dict[str, Figures]) -> list[tuple[str, float, float]]:
         return (sums[what][figure] - sums[than][of or figure]) / 1000
 
     prompts, pictures = "1 MB prompts", "20 MB pictures"
+    thirty = f"{PICTURES} pictures of 20 MB"
     return [
         (
             "added to a 1 MB prompt, p50",
@@ -142,6 +147,11 @@ def judged(sums: dict[str, Figures]) -> list[tuple[str, float, float]]:
         (
             f"other streams beside {pictures}, longest delay grows by",
             more(f"streams beside {pictures}", f"streams, {pictures} to the origin", "max_us"),
+            STALL_MS,
+        ),
+        (
+            f"other streams beside {thirty}, p99 grows by",
+            more(f"streams beside {thirty}", f"streams, {thirty} to the origin", "p99_us"),
             STALL_MS,
         ),
     ]

@@ -46,10 +46,12 @@ def picture(size: int) -> bytes:
 
 
 def content(options: argparse.Namespace) -> object:
-    """What the user says: a sentence, the source of this Python, or a picture of noise."""
+    """What the user says: a sentence, the source of this Python, or pictures of noise."""
     if options.image:
-        url = f"data:image/png;base64,{base64.b64encode(picture(options.image * 3 // 4)).decode()}"
-        return [{"type": "image_url", "image_url": {"url": url}}]
+        size = options.image // options.pictures * 3 // 4
+        shown = (base64.b64encode(picture(size)).decode() for _ in range(options.pictures))
+        urls = ({"url": f"data:image/png;base64,{data}"} for data in shown)
+        return [{"type": "image_url", "image_url": url} for url in urls]
     if not options.code:
         return options.prompt
     said = ""
@@ -203,6 +205,7 @@ def main() -> None:
     parser.add_argument("--prompt", default="Name three moons.")
     parser.add_argument("--code", type=int, default=0, help="a prompt of so many characters")
     parser.add_argument("--image", type=int, default=0, help="a picture of so many characters")
+    parser.add_argument("--pictures", type=int, default=1, help="so many, as large together")
     print(json.dumps(uvloop.run(drive(parser.parse_args()))))
 
 

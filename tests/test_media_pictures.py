@@ -93,7 +93,7 @@ SPELT = [
 def test_every_spelling_of_a_data_url_becomes_one(head):
     text = url(png())
     data = Data(head + text.partition(",")[2], "image", 1000)
-    assert b"".join(data.pieces()) == png()
+    assert data.whole() == png()
     assert data.url("image/png") == text == write(png(), "image/png")
 
 
@@ -103,7 +103,7 @@ def test_parts_and_lengths_are_those_of_the_whole(whole, padded, at, length):
     data = Data(text if padded else text.rstrip("="), "image", 1000)
     assert len(data) == len(whole)
     assert data.part(at, length) == whole[at : at + length]
-    assert b"".join(data.pieces()) == whole
+    assert data.whole() == whole
     assert data.url("image/png") == text
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_data_url_of_a_picture_is_refused(text):
 )
 def test_wrong_base64_is_refused(text):
     with pytest.raises(BadData):
-        Data("data:image/png;base64," + text, "image", 1000).pieces()
+        Data("data:image/png;base64," + text, "image", 1000).whole()
 
 
 def test_too_much_is_refused_before_it_is_decoded():

@@ -176,7 +176,7 @@ async def _judged(part: ImagePart | VideoPart, at: str) -> Part:
 def _judged_picture(url: str, at: str) -> Part:
     try:
         data = Data(url, "image", pictures.BYTES_MAX)
-        found = pictures.judge(b"".join(data.pieces()))
+        found = pictures.judge(data.whole())
     except (BadData, BadPicture):
         raise Refused("invalid_image", at) from None
     return ImagePart(data.url(f"image/{found.kind}"))

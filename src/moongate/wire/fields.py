@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from moongate.core.errors import Refused, safe_name
+from moongate.wire import apart
 from moongate.wire.bulk import DEPTH_MAX, check, outside, weigh
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -49,6 +50,18 @@ def parse(body: bytes) -> dict[str, Any]:
     """
     if body.startswith(_BOM):
         raise Refused("invalid_json", byte=0)
+    short, taken = apart.take(body) if len(body) > apart.LONG else (body, {})
+    if not taken:
+        return _parse(body)
+    try:
+        value = _parse(short)
+    except Refused:
+        return _parse(body)  # which tells where it goes wrong
+    found: dict[str, Any] = apart.put_back(value, taken)
+    return found
+
+
+def _parse(body: bytes) -> dict[str, Any]:
     weigh(body)
     try:
         pairs = _BODY.decode(body)
