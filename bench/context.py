@@ -3,10 +3,10 @@
     .venv/bin/python bench/context.py [--rounds 3] [--seconds 4] [--streams 100]
 
 A prompt of a megabyte (source code) is sent to the origin and through Moongate in turn: what is
-added to it. Meanwhile, and beside bodies of 20 MB with one picture and with thirty, other streams run
-through the same gateway; a token's delay is the clock at arrival less the clock that the origin wrote into it.
-The large bodies go to an origin of their own, so that they are not felt there. Exits with 1 when a
-bound is missed.
+added to it. Meanwhile, and beside bodies of 20 MB with one picture and with thirty, other streams
+run through the same gateway; a token's delay is the clock at arrival less the clock that the origin
+wrote into it. The large bodies go to an origin of their own, so that they are not felt there. Exits
+with 1 when a bound is missed.
 """
 
 import argparse

@@ -21,12 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moongate.access.bodies import Bodies
+from moongate.core import spelling
 from moongate.core.errors import ConfigurationError, Refused
+from moongate.core.request import Message, Request
+from moongate.core.spelling import Spelling, long_texts
 from moongate.settings import load
 from moongate.upstream import pieces
 from moongate.upstream.scripted import ScriptedServer, Seen
 from moongate.web import body as bodies
-from moongate.wire import bulk
+from moongate.wire import bulk, fields
 from moongate.wire.chat import ChatCodec
 from picture_kit import chunk, png, url
 from serving_kit import ONE_UPSTREAM, Served, ask, serve
@@ -390,3 +393,45 @@ def test_slices_never_change_what_stands_outside_of_strings(texts: list[str], si
             else:
                 with pytest.raises(Refused, match="json_too_complex"):
                     bulk.weigh(body)
+
+
+async def test_what_looks_plain_by_chance_is_counted_behind_the_parser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bulk, "_looks_plain", lambda body: True)
+    for inner, tokens in ((b"[],", 3), (b'{"a":0},', 4), (b"0,", 1)):
+        count = bulk.TOKENS_MAX // tokens
+        for more, fits in ((-10, True), (10, False)):
+            body = b'{"m":[' + inner * (count + more) + b"0" + b" " * bulk.TOKENS_MAX + b"]}"
+            if fits:
+                assert len(fields.parse(body)["m"]) == count + more + 1
+            else:
+                with pytest.raises(Refused, match="json_too_complex"):
+                    fields.parse(body)
+
+
+def test_structure_is_found_by_samples_wherever_it_stands() -> None:
+    size = 1_000_000
+    plain = b'{"m":"' + b"a b" * (size // 3) + b'"}'
+    dense = b'{"m":[' + b"0," * (size // 2) + b"0]}"
+    half = plain[: size // 2] + dense[: size // 2]
+    assert all(bulk._looks_plain(plain) for _ in range(50))
+    assert not any(bulk._looks_plain(dense) for _ in range(50))
+    assert not any(bulk._looks_plain(half) for _ in range(50))
+
+
+@given(st.lists(st.text(alphabet='ab"\\\n☾🌙', max_size=40), max_size=6), st.integers(0, 30))
+def test_what_is_spelt_ahead_is_what_one_encoder_writes(texts: list[str], steps: int) -> None:
+    request = Request("m", tuple(Message("user", text) for text in texts))
+    body = {"model": "m", "messages": [{"role": "user", "content": text} for text in texts]}
+    whole = msgspec.json.encode(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spelling, "LONG", 7)
+        patch.setattr(spelling, "PIECE", 5)
+        patch.setattr(spelling.spell, "__defaults__", (0, 5))
+        ahead = Spelling()
+        for _ in zip(range(steps), ahead.write(long_texts(request)), strict=False):
+            pass  # it may be stopped anywhere
+        assert b"".join(pieces.of(body, ahead)) == whole
+        assert b"".join(pieces.of(body, ahead)) == whole, "a second time nothing is left"
+        assert not any(ahead.has(text) for text in texts)

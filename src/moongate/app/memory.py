@@ -45,16 +45,31 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
+class Quiet:
+    """Finds the first quiet moment behind large requests. ``taken``: bytes that came so far."""
+
+    def __init__(self, taken: int) -> None:
+        self._seen = self._given = taken
+
+    def __repr__(self) -> str:
+        return f"Quiet({self._seen - self._given} bytes)"
+
+    def look(self, taken: int) -> bool:
+        """Whether it is now. To be asked every ``PAUSE_S``, with the bytes that came by then."""
+        found = taken - self._seen < LARGE_BYTES <= taken - self._given
+        self._seen = taken
+        if found:
+            self._given = taken
+        return found
+
+
 async def tend(taken: Callable[[], int]) -> None:
     """Give back whenever large requests came and then none did for a moment.
 
     ``taken`` tells how many bytes of bodies came since the start.
     """
-    seen = given = taken()
+    quiet = Quiet(taken())
     while True:
         await asyncio.sleep(PAUSE_S)
-        now = taken()
-        if now - seen < LARGE_BYTES <= now - given:
+        if quiet.look(taken()):
             await asyncio.to_thread(give_back)  # without the interpreter's lock
-            given = now
-        seen = now
