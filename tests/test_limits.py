@@ -1,6 +1,7 @@
 """The gate: who gets in, what is taken and given back, and what the headers say."""
 
 import asyncio
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -35,6 +36,28 @@ async def test_a_full_process_sends_the_next_request_away_and_counts_nothing() -
         assert not await limits.idle(0.01)
     assert await limits.idle(0.01)
     with limits.enter(who()):
+        assert limits.running == 1
+
+
+@pytest.mark.parametrize(("quota", "most"), [(NO_QUOTA, 200), (Quota(concurrency=3), 6)])
+async def test_a_key_whose_bodies_come_slowly_takes_twice_its_answers_of_the_places(
+    quota: Quota, most: int
+) -> None:
+    _, limits = gate()
+    with ExitStack() as inside:
+        first = inside.enter_context(ExitStack())
+        first.enter_context(limits.enter(who(quota=quota)))
+        for _ in range(most - 1):
+            inside.enter_context(limits.enter(who(quota=quota)))
+        with pytest.raises(RateLimited) as caught, limits.enter(who(quota=quota)):
+            pass
+        assert (caught.value.status, caught.value.headers()["retry-after"]) == (429, "1")
+        inside.enter_context(limits.enter(who("key_2", quota)))
+        first.close()
+        inside.enter_context(limits.enter(who(quota=quota)))
+        assert limits.running == most + 1
+    assert limits.running == 0
+    with limits.enter(who(quota=quota)):
         assert limits.running == 1
 
 

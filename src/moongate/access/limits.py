@@ -18,6 +18,7 @@ The gate knows neither who counts nor what a request says.
 """
 
 import asyncio
+from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -151,6 +152,7 @@ class Limits:
         self.bodies = bodies or Bodies()
         self._renew_s = lease_ms / 3000
         self.running = 0
+        self._inside: Counts[str] = Counts()
         self.leases: set[Lease] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -176,9 +178,17 @@ class Limits:
 
     @contextmanager
     def enter(self, principal: Principal) -> Iterator[Lease]:
-        """Let ``principal`` in. Raises Refused (503) when the process is full."""
+        """Let ``principal`` in. Raises Refused: 503 when the process is full, 429 for a crowd.
+
+        A key has twice as many here as it may have answers: a body that comes slowly takes a place
+        too, and nobody is to take all of them so.
+        """
         if self.running >= self._max:
             raise Refused("overloaded", retry_after_s=1)
+        own = principal.quota.concurrency
+        if self._inside[principal.key] >= 2 * (CONCURRENCY if own is None else own):
+            raise RateLimited(_DIMENSIONS["answers"], 1000, {})
+        self._inside[principal.key] += 1
         self.running += 1
         self._empty.clear()
         lease = Lease(self, principal)
@@ -187,6 +197,9 @@ class Limits:
         finally:
             lease.leave()
             self.bodies.give(lease.size, principal.account)
+            self._inside[principal.key] -= 1
+            if not self._inside[principal.key]:
+                del self._inside[principal.key]
             self.running -= 1
             if not self.running:
                 self._empty.set()
