@@ -186,11 +186,24 @@ async def test_no_key_no_search(tmp_path: Path) -> None:
         assert web.asked == []
 
 
-@pytest.mark.parametrize("policy", ["none", "contract", "self-hosted"])
-async def test_a_zero_retention_key_searches_at_the_operators_own_engine_alone(
-    tmp_path: Path, policy: str
+@pytest.mark.parametrize(
+    ("policy", "promise"),
+    [
+        ("none", ""),
+        ("contract", "queries are used for nothing else"),
+        ("contract", "queries are not retained"),
+        ("self-hosted", ""),
+    ],
+)
+async def test_a_zero_retention_key_searches_only_where_nothing_is_kept(
+    tmp_path: Path, policy: str, promise: str
 ) -> None:
     text = _self_hosted(config("{up}", "{web}")) + f'data_policy = "{policy}"\n'
+    if promise:
+        text += (
+            '[search.agreement]\ntitle = "T"\neffective = "2026-02-10"\n'
+            f'statements = ["{promise}"]\n'
+        )
     async with engine() as web, ScriptedServer("text Hm.") as upstream:
         text = text.replace("{up}", upstream.base_url).replace("{web}", web.url)
         async with serve(tmp_path, text) as served:
@@ -203,7 +216,7 @@ async def test_a_zero_retention_key_searches_at_the_operators_own_engine_alone(
                 await look(served, "/v1/chat/completions", chat | {"tools": [BUILTIN]}),
                 await look(served, "/v1/chat/completions", chat | {"web_search_options": {}}),
             ]
-            if policy == "self-hosted":
+            if policy == "self-hosted" or "not retained" in promise:
                 assert [status for status, _ in answers] == [200, 200, 200]
                 return
             for status, got in answers:

@@ -84,6 +84,10 @@ engine = "tavily"
 base_url = "https://x"
 api_key_env = "K"
 data_policy = "contract"
+[search.agreement]
+title = "S"
+effective = "2026-03-01"
+statements = ["queries are not retained"]
 [privacy]
 require = "contract"
 [operator]
@@ -128,6 +132,8 @@ def test_the_example_of_every_table_is_read(tmp_path):
     assert up.api_key.reveal() == "sk-secret"
     assert up.agreement is not None
     assert up.agreement.effective == "2026-02-10"
+    assert settings.search.agreement is not None
+    assert settings.search.agreement.title == "S"
     assert settings.embedded.model == str(tmp_path / "m.gguf")
     assert settings.models[0].tokenizer == str(tmp_path / "tok/tiktoken.model")
     assert settings.models[0].window == 262_144

@@ -148,6 +148,29 @@ BAD = [
         'upstreams[0].agreement.effective takes a day like "2026-02-10".',
     ),
     (
+        UP + '[search]\ndata_policy = "contract"',
+        'search.data_policy is "contract", but there is no [search.agreement] below it',
+    ),
+    (
+        UP + '[search.agreement]\ntitle = "T"\neffective = "2026-02-10"\nstatements = ["s"]',
+        'search.agreement is given, but data_policy is not "contract"',
+    ),
+    (
+        UP + '[search]\nengine = "moonshot"\ndata_policy = "contract"',
+        'search.data_policy and search.agreement have no use with engine "moonshot"',
+    ),
+    (
+        UP + '[search]\nbase_url = "http://127.0.0.1:8080"',
+        (
+            'search.base_url has no use: engine "ddgs" asks public pages at their own addresses. '
+            "Remove it, or name the engine that listens there: searxng, tavily or brave."
+        ),
+    ),
+    (
+        UP + '[search]\nengine = "moonshot"\nbase_url = "http://127.0.0.1:8080"',
+        'search.base_url has no use: engine "moonshot" searches at the upstream that serves',
+    ),
+    (
         UP + 'data_policy = "contract"\n[upstreams.agreement]\neffective = 2026-02-10',
         (
             "upstreams[0].agreement.effective takes text in quotes; given was a date or time "

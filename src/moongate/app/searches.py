@@ -47,6 +47,7 @@ class Searches:
             self._seal,
             None if engine is None else table.data_policy,
             require=settings.privacy.require,
+            unretained=engine is not None and table.keeps_nothing(),
             by_maker=self.by_maker,
         )
 

@@ -1,7 +1,8 @@
 """Where it is decided whether a request may search, under which policy, and in which form.
 
-A key that demands zero retention never has its query sent to an engine that is not the operator's
-own; neither has anybody where every request demands more than the engine promises.
+A key that demands zero retention has its query sent to an engine of the operator's own, or to one
+under an agreement that nothing is kept, and to no other; nobody's query goes where the engine
+promises less than every request demands.
 """
 
 from collections.abc import Mapping
@@ -29,13 +30,21 @@ _ANSWER_TOKENS: Final = 1_024
 class Desk:
     """The rules of one installation. ``policy`` is the engine's; ``None``: nobody searches.
 
-    ``by_maker``: the model's maker searches, where the conversation goes anyway.
+    ``unretained``: the engine keeps nothing of a query, so any key may use it. ``by_maker``: the
+    model's maker searches, where the conversation goes anyway.
     """
 
     def __init__(
-        self, seal: Seal, policy: DataPolicy | None, *, require: DataPolicy, by_maker: bool = False
+        self,
+        seal: Seal,
+        policy: DataPolicy | None,
+        *,
+        require: DataPolicy,
+        unretained: bool = False,
+        by_maker: bool = False,
     ) -> None:
         self._seal, self._policy, self._by_maker = seal, policy, by_maker
+        self._unretained = unretained
         self._require: DataPolicy = require
 
     def __repr__(self) -> str:
@@ -45,8 +54,11 @@ class Desk:
         """Raise Refused (403) where a query may not go to the engine."""
         if self._by_maker:
             return
-        least: DataPolicy = "self-hosted" if zero_retention else self._require
-        if self._policy is None or not meets(self._policy, least):
+        if (
+            self._policy is None
+            or not meets(self._policy, self._require)
+            or (zero_retention and not self._unretained)
+        ):
             raise Refused("no_zdr_route")
 
     def admit(

@@ -2,19 +2,23 @@
 
 import re
 from collections.abc import Generator, Iterator
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
 from moongate.core.money import per_million_to_nanos, usd_to_nanos
 from moongate.core.request import OWNED
+from moongate.settings.check_shared import address, agreement, private_address
 from moongate.settings.read import nearest
-from moongate.settings.serving import Model, Upstream, day_to_s
+from moongate.settings.serving import Model, Upstream
 from moongate.settings.tables import Alerts, Search, Topups
 from moongate.settings.tree import Settings
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_PLACED: Final = {
+    "ddgs": "asks public pages at their own addresses",
+    "moonshot": "searches at the upstream that serves the model",
+}
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:-]{0,127}")
 
 
@@ -56,7 +60,7 @@ def _server(settings: Settings) -> Iterator[str]:
         )
     public = settings.server.public_url
     if public:
-        yield from _address(public, "server.public_url", example="https://api.example.org")
+        yield from address(public, "server.public_url", example="https://api.example.org")
         if urlsplit(public).path.strip("/"):
             yield "server.public_url ends at its host: leave its path out."
     redis = settings.rates.redis_url
@@ -75,7 +79,7 @@ def _upstream(upstream: Upstream, path: str) -> Iterator[str]:
         if upstream.forward:
             yield f"{path} is the embedded engine: it takes no forward list."
     else:
-        yield from _address(upstream.base_url, f"{path}.base_url")
+        yield from address(upstream.base_url, f"{path}.base_url")
     for at, name in enumerate(upstream.forward):
         if name in OWNED:
             yield f"{path}.forward[{at}] is a field that Moongate writes itself; leave it out."
@@ -91,7 +95,7 @@ def _upstream(upstream: Upstream, path: str) -> Iterator[str]:
     if upstream.api_key_env and upstream.api_key_file:
         yield f"{path} names both api_key_env and api_key_file; keep one."
     yield from _credentials(upstream, path)
-    yield from _agreement(upstream, path)
+    yield from agreement(upstream, path, "upstreams.agreement")
 
 
 def _credentials(upstream: Upstream, path: str) -> Iterator[str]:
@@ -113,63 +117,14 @@ def _credentials(upstream: Upstream, path: str) -> Iterator[str]:
             yield f"{here} takes one of api_key_env and api_key_file."
 
 
-def _agreement(upstream: Upstream, path: str) -> Iterator[str]:
-    agreement = upstream.agreement
-    if agreement is None:
-        if upstream.data_policy == "contract":
-            yield (
-                f'{path}.data_policy is "contract", but there is no [upstreams.agreement] below '
-                "it: give its title, effective day and statements, or set data_policy to "
-                '"none". Show only an agreement that you hold.'
-            )
-        return
-    if upstream.data_policy != "contract":
-        yield f'{path}.agreement is given, but data_policy is not "contract"; one must change.'
-    if not agreement.statements or not all(line.strip() for line in agreement.statements):
-        yield f"{path}.agreement.statements needs at least one sentence, and none may be empty."
-    try:
-        day_to_s(agreement.effective)
-    except ValueError:
-        yield f'{path}.agreement.effective takes a day like "2026-02-10".'
-
-
-def _address(
-    url: str, path: str, *, example: str = "https://host.example/v1", query: bool = False
-) -> Iterator[str]:
-    try:
-        parts = urlsplit(url)
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError:
-        yield f"{path} is not a valid address."
-        return
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not port_is_fine:
-        yield f'{path} takes an http(s) address, like "{example}".'
-    elif parts.username or parts.password:
-        yield f"{path} holds a user or password: name a secret with api_key_env instead."
-    elif (parts.query and not query) or parts.fragment:
-        yield f"{path} ends at its path; leave out what follows ? or #."
-
-
-def _private_address(url: str, path: str) -> Iterator[str]:
-    """Secrets and money go there: TLS, unless it is this very machine."""
-    wrong = list(_address(url, path, query=True))
-    yield from wrong
-    if not wrong and urlsplit(url).scheme == "http" and not _loopback(urlsplit(url).hostname):
-        yield f"{path} must be an https address; http is for this machine alone."
-
-
-def _loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ip_address(host or "").is_loopback
-    except ValueError:
-        return False
-
-
 def _search(search: Search) -> Iterator[str]:
     if search.base_url:
-        yield from _address(search.base_url, "search.base_url", example="http://127.0.0.1:8080")
-        if search.engine in ("ddgs", "moonshot"):
-            yield f'search.base_url is given, but engine "{search.engine}" has no address of ours.'
+        yield from address(search.base_url, "search.base_url", example="http://127.0.0.1:8080")
+        if search.engine in _PLACED:
+            yield (
+                f'search.base_url has no use: engine "{search.engine}" {_PLACED[search.engine]}. '
+                "Remove it, or name the engine that listens there: searxng, tavily or brave."
+            )
     elif search.engine == "searxng":
         yield "search.base_url is missing: say where your SearXNG listens."
     if search.engine in ("tavily", "brave") and not (search.api_key_env or search.base_url):
@@ -182,14 +137,21 @@ def _search(search: Search) -> Iterator[str]:
             'search.data_policy can be "self-hosted" only with engine "searxng": the others send '
             "queries to somebody else."
         )
+    if search.engine != "moonshot":
+        yield from agreement(search, "search", "search.agreement")
+    elif search.data_policy != "none" or search.agreement is not None:
+        yield (
+            'search.data_policy and search.agreement have no use with engine "moonshot": a query '
+            "goes where the conversation goes. Remove them, and say it of the upstream."
+        )
 
 
 def _topups(topups: Topups) -> Iterator[str]:
     path = "topups"
-    yield from _private_address(topups.stripe_base_url, f"{path}.stripe_base_url")
+    yield from private_address(topups.stripe_base_url, f"{path}.stripe_base_url")
     for name in ("success_url", "cancel_url"):
         if url := getattr(topups, name):
-            yield from _address(url, f"{path}.{name}", query=True)
+            yield from address(url, f"{path}.{name}", query=True)
     least = yield from _usd(topups.usd_min, f"{path}.usd_min")
     most = yield from _usd(topups.usd_max, f"{path}.usd_max")
     if least and most and least > most:
@@ -206,7 +168,7 @@ def _topups(topups: Topups) -> Iterator[str]:
 def _alerts(alerts: Alerts) -> Iterator[str]:
     yield from _usd(alerts.low_balance_usd, "alerts.low_balance_usd")
     if alerts.webhook_url:
-        yield from _private_address(alerts.webhook_url, "alerts.webhook_url")
+        yield from private_address(alerts.webhook_url, "alerts.webhook_url")
         if not alerts.webhook_secret_env:
             yield (
                 "alerts.webhook_secret_env is missing: name the variable that holds the secret "

@@ -20,12 +20,23 @@ _NOT_KEPT: Final = ("not retained", "no retention", "zero retention", "never ret
 
 
 class Agreement(Table, frozen=True, kw_only=True):
-    """``[upstreams.agreement]``: what an operator holds in writing; needed for ``contract``."""
+    """``[upstreams.agreement]``, ``[search.agreement]``: what an operator holds in writing.
+
+    A data policy ``contract`` needs one.
+    """
 
     title: Annotated[str, Meta(description="the agreement's name")]
     effective: Annotated[str, Meta(description="the day it took effect, YYYY-MM-DD")]
     statements: Annotated[tuple[str, ...], Meta(description="what it promises, one sentence each")]
     document: Annotated[str, Meta(description="where a customer may ask for the full text")] = ""
+
+
+def keeps_nothing(policy: DataPolicy, agreement: Agreement | None) -> bool:
+    """Whether a place of that data policy keeps nothing of what it is sent."""
+    if policy == "contract" and agreement is not None:
+        said = " ".join(agreement.statements).lower()
+        return any(words in said for words in _NOT_KEPT)
+    return policy == "self-hosted"
 
 
 class Credential(Table, frozen=True, kw_only=True):
@@ -121,10 +132,7 @@ class Upstream(Table, frozen=True, kw_only=True):
 
         That takes a machine of the operator's own, or a contract that says so.
         """
-        if self.data_policy == "contract" and self.agreement is not None:
-            said = " ".join(self.agreement.statements).lower()
-            return any(words in said for words in _NOT_KEPT)
-        return self.data_policy == "self-hosted"
+        return keeps_nothing(self.data_policy, self.agreement)
 
 
 class PriceTable(Table, frozen=True, kw_only=True):

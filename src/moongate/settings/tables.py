@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from moongate.core.cards import DataPolicy
 from moongate.settings.secret import Secret, Table
+from moongate.settings.serving import Agreement, keeps_nothing
 
 
 class Server(Table, frozen=True, kw_only=True):
@@ -93,7 +94,14 @@ class Search(Table, frozen=True, kw_only=True):
     pages: Annotated[
         bool, Meta(description="read the pages of the first results, beside what the engine says")
     ] = True
+    agreement: Annotated[
+        Agreement | None, Meta(description="the agreement that makes it a contract")
+    ] = None
     api_key: Secret | None = None
+
+    def keeps_nothing(self) -> bool:
+        """Whether keys that demand zero retention may search with this engine."""
+        return keeps_nothing(self.data_policy, self.agreement)
 
 
 class Privacy(Table, frozen=True, kw_only=True):
