@@ -234,6 +234,10 @@ def test_the_doctor_without_a_server(say, tmp_path):
     assert "Configuration: the built-in default" in out
     for words in ("ok    store", "fsync", "ok    clock", "policy embedded", "No failures"):
         assert words in out
+    # The stand-in's window and abilities, not those of the card that it stands in for.
+    words = " ".join(out.split())
+    assert "embedded serves a window of 8,192 tokens (its card: 262,144); json, " in words
+    assert "; not, as its card has it: images, video" in words
     file = tmp_path / "c.toml"
     file.write_text(
         '[media]\nfetch = false\n[[upstreams]]\nname = "gone"\nkind = "openai"\n'
@@ -243,6 +247,9 @@ def test_the_doctor_without_a_server(say, tmp_path):
     code, out, _ = say("doctor", "--config", str(file), "--json")
     told = json.loads(out)
     assert (code, told["ok"]) == (1, False)
+    (model,) = [check for check in told["checks"] if check["name"].startswith("model ")]
+    assert model["detail"].startswith("gone serves a window of 262,144 tokens; images, ")
+    assert "its card" not in model["detail"]
     states = {check["name"]: check["state"] for check in told["checks"]}
     assert (states["upstream gone"], states["policy gone"]) == ("broken", "warning")
     assert told["configuration"]["upstreams"][0]["api_key"] == "<secret>"

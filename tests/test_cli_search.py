@@ -112,6 +112,19 @@ def test_the_maker_searches_where_it_serves(
     assert says in check["detail"]
 
 
+def test_the_agreement_behind_a_contract_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K", "key")
+    settings = SEARXNG.partition("[search]")[0] + (
+        '[search]\nengine = "brave"\napi_key_env = "K"\ndata_policy = "contract"\n'
+        '[search.agreement]\ntitle = "DPA"\neffective = "2026-03-01"\nstatements = ["s"]\n'
+    )
+    check = doctor(tmp_path, capsys, "", settings=settings)
+    assert check["state"] == "ok"
+    assert "brave, data policy contract: DPA, effective 2026-03-01" in check["detail"]
+
+
 @pytest.mark.parametrize("require", ["none", "self-hosted"])
 def test_an_engine_that_promises_too_little_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], require: str

@@ -15,6 +15,16 @@ from serving_kit import Served, serve
 OURS, TAVILYS = "/v1/search", "/apis/v1/tavily/search"
 
 
+# Every field that Tavily's reference gives a search, beside query and max_results.
+TAVILY_FIELDS = {
+    "api_key": "tvly-x", "auto_parameters": False, "topic": "general", "search_depth": "basic",
+    "chunks_per_source": 3, "time_range": None, "days": 7, "start_date": "2025-02-09",
+    "end_date": "2026-12-29", "include_answer": False, "include_raw_content": False,
+    "include_images": False, "include_image_descriptions": False, "include_favicon": False,
+    "include_domains": [], "exclude_domains": [], "country": None, "include_usage": False,
+}  # fmt: skip
+
+
 async def look(served: Served, path: str, body: Any, **headers: str) -> tuple[int, Any]:
     head = {"authorization": f"Bearer {served.key}"} | headers
     url = served.url.removesuffix("/v1") + path
@@ -22,9 +32,48 @@ async def look(served: Served, path: str, body: Any, **headers: str) -> tuple[in
         return answer.status, await answer.json()
 
 
-def logged(served: Served) -> list[dict[str, Any]]:
+def logged(served: Served, event: str = "request") -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in served.log.getvalue().splitlines()]
-    return [line for line in lines if line["event"] == "request"]
+    return [line for line in lines if line["event"] == event]
+
+
+async def test_tavilys_clients_may_send_what_is_not_acted_on(tmp_path: Path) -> None:
+    body = {"query": "x", **TAVILY_FIELDS, "secret words": 1}
+    async with (
+        engine() as web,
+        ScriptedServer() as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        head = {"authorization": f"Bearer {served.key}"}
+        url = served.url.removesuffix("/v1") + TAVILYS
+        async with served.http.post(url, json=body, headers=head) as answer:
+            assert answer.status == 200
+            assert answer.headers["x-moongate-dropped"].split(",") == [*TAVILY_FIELDS, "?"]
+        async with served.http.post(url, json={"query": "x"}, headers=head) as answer:
+            assert "x-moongate-dropped" not in answer.headers
+
+
+@pytest.mark.parametrize("path", [OURS, TAVILYS])
+async def test_a_refusal_before_a_hold_leaves_a_line_and_a_count(tmp_path: Path, path: str) -> None:
+    async with (
+        engine() as web,
+        ScriptedServer() as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        await look(served, path, {"query": 7, "secret": "secret words"})
+        await look(served, path, {"query": "secret words"}, authorization="Bearer mg-nobody")
+        await served.leave_in_wallet(SEARCH_NANOS - 1)
+        await look(served, path, {"query": "secret words"})
+        lines = logged(served, "refused")
+        code = "unknown_parameter" if path == OURS else "invalid_type"
+        assert [(line["status"], line["code"]) for line in lines] == [
+            (400, code), (401, "invalid_api_key"), (402, "insufficient_quota"),
+        ]  # fmt: skip
+        assert all(set(line) == {"time", "event", "request", "status", "code"} for line in lines)
+        assert "secret" not in served.log.getvalue()
+        text = served.app.metrics.text().decode()
+        for status in ("400", "401", "402"):
+            assert f'moongate_refusals_total{{status="{status}"}} 1.0' in text
 
 
 @pytest.mark.parametrize("path", [OURS, TAVILYS])
@@ -62,6 +111,9 @@ async def test_results_with_their_fee(tmp_path: Path, path: str) -> None:
         ({"query": 7}, "invalid_type", "query"),
         ({"query": "x", "max_results": 21}, "invalid_value", "max_results"),
         ({"query": "x", "model": "nobody"}, "model_not_found", "model"),
+        ({"query": "x", "maxResults": 3}, "unknown_parameter", "maxResults"),
+        ({"query": "x", "secret words": None}, "unknown_parameter", "?"),
+        ({"query": "x", "include_domains": []}, "unknown_parameter", "include_domains"),
     ],
 )
 async def test_bad_input_names_its_field(tmp_path: Path, body: Any, code: str, param: str) -> None:
@@ -92,6 +144,7 @@ async def test_a_failing_engine_costs_nothing(tmp_path: Path) -> None:
         assert (row.charge_nanos, row.outcome, row.usage.searches) == (0, "upstream_error", 0)
         (line,) = logged(served)
         assert (line["amount_nanos"], line["outcome"]) == (0, "upstream_error")
+        assert logged(served, "refused") == []
         assert await served.wallet() == before
         await served.sound()
 

@@ -1,11 +1,15 @@
 """Money and time around a search: held before, forgiven on failure, the written rule at a cut."""
 
 import asyncio
+import csv
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moongate.cli import run
 from moongate.core.money import Usage
 from moongate.upstream.prompts import rounds
 from moongate.upstream.scripted import ScriptedServer
@@ -245,3 +249,49 @@ async def test_where_no_tool_may_be_called_nothing_is_searched(tmp_path: Path) -
         assert status == 200
         assert "tool_calls" not in got["choices"][0]["message"]
         assert (web.asked, got["usage"]["searches"]) == ([], 0)
+
+
+async def test_searches_of_statement_and_usage_are_the_ledgers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def said(*words: str) -> str:
+        home = ("--home", str(tmp_path / "home"))
+        assert await asyncio.to_thread(run, [*words, *home]) == 0
+        return capsys.readouterr().out
+
+    async with (
+        engine() as web,
+        ScriptedServer(rounds(ONE)) as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        head = {"authorization": f"Bearer {served.key}"}
+        assert (await post(served))[1]["usage"]["searches"] == 1
+        alone = {"json": {"query": "moons"}, "headers": head}
+        for trouble, status in (("", 200), ("500", 502), ("", 200)):
+            web.trouble = trouble
+            async with served.http.post(f"{served.url}/search", **alone) as answer:
+                assert answer.status == status
+        rows = await served.rows(4)
+        searches = sum(row.usage.searches for row in rows)
+        assert (searches, len(web.asked)) == (3, 4)
+        money = sum(row.charge_nanos for row in rows)
+        assert money == 2 * ROUND_NANOS + 3 * SEARCH_NANOS
+        assert await served.wallet() == (5 * 10**9 - money, 0)
+
+        for each in ((), ("--each",)):
+            told = json.loads(await said("statement", "--json", *each))
+            assert sum(line["searches"] for line in told["data"]) == searches
+            assert (told["total"]["searches"], told["total"]["charge_nanos"]) == (searches, money)
+            assert told["total"]["due_nanos"] == money
+            *lines, total = csv.DictReader(
+                io.StringIO(await said("statement", "--format=csv", *each))
+            )
+            assert sum(int(line["searches"]) for line in lines) == searches
+            assert int(total["searches"]) == searches
+        lines = (await said("statement")).splitlines()
+        column = lines[0].split().index("Searches")
+        assert lines[-1].split()[column - lines[0].split().index("Requests") + 1] == str(searches)
+        async with served.http.get(f"{served.url}/usage", headers=head) as answer:
+            usage = await answer.json()
+        assert (usage["total"]["searches"], usage["total"]["charge_nanos"]) == (searches, money)
+        await served.sound()

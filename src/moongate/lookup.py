@@ -1,7 +1,8 @@
 """A search of the web outside a chat: one fee, held before the engine is asked.
 
 The same key, limits, price and data policy as in a chat. The fee is settled when there are results;
-an engine that fails and a client that leaves before them cost nothing. Only rows of counts remain.
+an engine that fails and a client that leaves before them cost nothing. Only rows of counts remain,
+and of what is refused before there is a hold: a line of the log and a count.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ from moongate.search.results import Result, SearchFailed
 from moongate.visit import Admit
 
 _LEFT: int = 499
+_BOOKED = "search_failed"
+"""The one refusal that comes after a hold, and has a row and a line of its own."""
 
 
 class Lookup(Sealed, frozen=True):
@@ -77,6 +80,22 @@ class Lookups:
         idempotency: str | None,
     ) -> Found:
         """Search as ``read`` understands ``body``. Raises Refused, LedgerUnavailable."""
+        try:
+            return await self._serve(id, credential, body, read, idempotency)
+        except Refused as error:
+            if error.key != _BOOKED:
+                self._metrics.refusals.labels(str(error.status)).inc()
+                self._log.event("refused", request=id, status=error.status, code=error.code)
+            raise
+
+    async def _serve(
+        self,
+        id: str,
+        credential: str | Principal | None,
+        body: Callable[[Admit], Awaitable[bytes]],
+        read: Callable[[bytes], Lookup],
+        idempotency: str | None,
+    ) -> Found:
         principal = (
             credential
             if isinstance(credential, Principal)
@@ -141,8 +160,8 @@ class Lookups:
         try:
             results = await self._finding.find(lookup.query, lookup.results_max, pages=pages)
         except SearchFailed:
-            await give_back("upstream_error", Refused("search_failed").status)
-            raise Refused("search_failed") from None
+            await give_back("upstream_error", Refused(_BOOKED).status)
+            raise Refused(_BOOKED) from None
         except asyncio.CancelledError:
             await give_back("client_left", _LEFT)
             raise

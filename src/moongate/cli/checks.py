@@ -1,4 +1,4 @@
-"""What `doctor` looks at: home, disk, clock, store, receipts, upstreams, engine, data policies.
+"""What `doctor` looks at: home, disk, clock, store, receipts, upstreams, models, engine, policies.
 
 A look is ``ok``, a ``warning`` (it works, but know this) or ``broken``; its detail says what to
 do. Looks at upstreams and ledger go through the running server where there is one.
@@ -16,7 +16,7 @@ from uuid import uuid4
 import moongate
 from moongate.cli.check import Check, State, asked
 from moongate.cli.desk import Desk
-from moongate.cli.screen import day
+from moongate.cli.screen import day, tokens
 from moongate.cli.search_checks import search_checks
 from moongate.cli.store_checks import store_checks
 from moongate.core.errors import MoongateError
@@ -54,6 +54,7 @@ def look_around(
         *store_checks(desk, settings, server),
         *_prices(desk, settings),
         *_upstreams(desk, settings),
+        *_models(desk, settings),
     ):
         # A cause that stops several looks is told once.
         if check.state != "broken" or check.detail not in told:
@@ -208,6 +209,30 @@ def _upstreams(desk: Desk, settings: Settings) -> Iterator[Check]:
             )
         else:
             yield Check(name, "ok", row["stand_in"] or row["detail"])
+
+
+def _models(desk: Desk, settings: Settings) -> Iterator[Check]:
+    """What each model can do where it is served now; its card may promise more."""
+    answer, trouble = asked(desk, "models", "/models")
+    if trouble is not None:
+        return
+    own = {up.name for up in settings.upstreams if up.kind == "embedded"}
+    own = own if settings.embedded.model and not desk.running else set()
+    cards = {card.id: card for card in settings.cards()}
+    for row in answer["data"]:
+        name, card = f"model {row['id']}", cards.get(row["id"])
+        if row["upstream"] in own:
+            said = "a model file of your own: its window and abilities are known once it runs"
+            yield Check(name, "ok", f"{row['upstream']}: {said}")
+            continue
+        window = f"a window of {tokens(row['context_length'])} tokens"
+        if card is not None and card.window != row["context_length"]:
+            window += f" (its card: {tokens(card.window)})"
+        said = f"{row['upstream']} serves {window}; {', '.join(row['abilities']) or 'chat alone'}"
+        lacking = sorted(card.abilities - {*row["abilities"]}) if card is not None else []
+        if lacking:
+            said += f"; not, as its card has it: {', '.join(lacking)}"
+        yield Check(name, "ok", said)
 
 
 def _engine(home: Home, settings: Settings) -> Iterator[Check]:

@@ -29,8 +29,8 @@ def command(*, as_json: bool, search: bool, home: Path | None, config: Path | No
     """Check everything that can be checked, beside a running server or without one.
 
     Prints the effective configuration with secrets hidden (the running server's own, where
-    one runs), then looks at store, disk, clock, prices, upstreams, engine and data policies.
-    Exits 1 if something is broken.
+    one runs), then looks at store, disk, clock, prices, upstreams, what each model can do where
+    it is served, engine and data policies. Exits 1 if something is broken.
     """
     desk = options.desk(home, config)
     server = desk.server()

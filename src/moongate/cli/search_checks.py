@@ -51,6 +51,8 @@ def search_checks(desk: Desk, settings: Settings, *, live: bool) -> Iterator[Che
         yield asyncio.run(_look(engine))
         return
     said = f"{table.engine}, data policy {table.data_policy}"
+    if table.agreement is not None:
+        said += f": {table.agreement.title}, effective {table.agreement.effective}"
     if not meets(table.data_policy, settings.privacy.require):
         yield Check(
             "search", "warning",

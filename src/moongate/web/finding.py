@@ -1,15 +1,16 @@
 """Web search over HTTP, outside a chat: our own form, and Tavily's, for clients that speak it.
 
-Source of the second: Tavily API reference, "Search".
+Our own takes no field that it does not know. Tavily's takes any, as its clients send many; those
+that are not acted on are named in ``x-moongate-dropped``. Source: Tavily API reference, "Search".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from moongate.core.errors import Refused
+from moongate.core.errors import Refused, safe_name
 from moongate.core.money import nanos_to_usd
 from moongate.lookup import Found, Lookup, Lookups
 from moongate.search.results import QUERY_CHARS_MAX, RESULTS_MAX
@@ -20,6 +21,9 @@ from moongate.wire import fields
 
 _BYTES_MAX: Final = 1 << 16
 _RESULTS: Final = 5
+_KNOWN: Final = frozenset({"query", "max_results", "model", "pages"})
+_DROPPED_MAX: Final = 64
+"""So many names stand in the header."""
 _encode = msgspec.json.encode
 
 
@@ -35,7 +39,7 @@ class FindingHandlers:
 
     async def search(self, hit: Hit) -> web.StreamResponse:
         """``POST /v1/search``."""
-        found = await self._serve(hit)
+        found = await self._serve(hit, read_lookup)
         results = [
             {
                 "title": one.title,
@@ -49,7 +53,14 @@ class FindingHandlers:
 
     async def tavily_search(self, hit: Hit) -> web.StreamResponse:
         """``POST /apis/v1/tavily/search``; a result's score is its place."""
-        found = await self._serve(hit)
+        dropped: dict[str, None] = {}
+
+        def read(data: bytes) -> Lookup:
+            obj = fields.parse(data)
+            dropped.update((safe_name(name), None) for name in fields.rest(obj, _KNOWN))
+            return _lookup(obj)
+
+        found = await self._serve(hit, read)
         count = len(found.results)
         results = [
             {
@@ -71,9 +82,9 @@ class FindingHandlers:
             "request_id": hit.id,
             "usage": _usage(found),
         }
-        return _answer(hit, found, said)
+        return _answer(hit, found, said, [*dropped][:_DROPPED_MAX])
 
-    async def _serve(self, hit: Hit) -> Found:
+    async def _serve(self, hit: Hit, read: Callable[[bytes], Lookup]) -> Found:
         if self._draining():
             raise Refused("draining", retry_after_s=1)
         body.check_head(hit.request, json=True)
@@ -81,18 +92,30 @@ class FindingHandlers:
             hit.id,
             hit.principal or hit.bearer(),
             lambda admit: body.read(hit.request, _BYTES_MAX, admit),
-            read_lookup,
+            read,
             hit.request.headers.get("idempotency-key"),
         )
 
 
-def _answer(hit: Hit, found: Found, said: dict[str, Any]) -> web.StreamResponse:
-    return whole(200, _encode(said), {"x-request-id": hit.id, **found.headers})
+def _answer(
+    hit: Hit, found: Found, said: dict[str, Any], dropped: Sequence[str] = ()
+) -> web.StreamResponse:
+    headers = {"x-request-id": hit.id, **found.headers}
+    if dropped:
+        headers["x-moongate-dropped"] = ",".join(dropped)
+    return whole(200, _encode(said), headers)
 
 
 def read_lookup(data: bytes) -> Lookup:
-    """What a body asks for, in either form. Raises Refused naming the field."""
+    """What a body of our own form asks for. Raises Refused naming the field."""
     obj = fields.parse(data)
+    for name in fields.rest(obj, _KNOWN):
+        raise Refused("unknown_parameter", safe_name(name))
+    return _lookup(obj)
+
+
+def _lookup(obj: dict[str, Any]) -> Lookup:
+    """What is asked for, in either form."""
     query = (fields.string(obj, "query") or "").strip()
     if not query:
         raise fields.missing("query")

@@ -118,6 +118,17 @@ _UPLOAD: Final = {
         "purpose": {"enum": ["image", "video", "file-extract"]},
     },
 }
+_SEARCH: Final = {
+    "type": "object",
+    "required": ["query"],
+    "properties": {
+        "query": {"type": "string", "minLength": 1, "maxLength": 400},
+        "max_results": {"type": "integer", "minimum": 1, "maximum": 20},
+        "pages": {"type": "boolean", "description": "Whether the pages found are read."},
+        "model": {"type": "string", "description": "Whose price holds."},
+    },
+    "additionalProperties": False,
+}
 _ERROR: Final = {
     "type": "object",
     "required": ["error"],
@@ -135,7 +146,7 @@ _ERROR: Final = {
     },
 }
 
-_FIELDS: Final = {"topup": "usd", "join": "code", "search": "query", "tavily_search": "query"}
+_FIELDS: Final = {"topup": "usd", "join": "code", "tavily_search": "query"}
 """The one field of a small request's body, by handler."""
 _KINDS: Final = {
     "index": "text/plain",
@@ -188,6 +199,9 @@ def _operation(route: Route) -> dict[str, Any]:
         }
     elif route.handler == "upload":
         body = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+        operation["requestBody"] = body
+    elif route.handler == "search":
+        body = {"required": True, "content": {"application/json": {"schema": _SEARCH}}}
         operation["requestBody"] = body
     elif route.handler in _FIELDS:
         name = _FIELDS[route.handler]
