@@ -26,7 +26,7 @@ MARK = "<!-- What follows is written by scripts/docs.py. -->\n"
 # The order in which a request meets the parts; what is not named here comes last.
 ORDER = (
     "app gateway admission counting visit delivery lookup web wire access route upstream meter "
-    "ledger media search payments store admin cli"
+    "ledger media search privacy payments store admin cli"
 )
 GROUND = "settings home log metrics core"
 

@@ -120,7 +120,7 @@ async def test_what_is_at_work_gets_its_room_from_what_rests(tmp_path):
 
 async def test_what_nobody_used_for_an_hour_is_erased(model, monkeypatch):
     monkeypatch.setattr(engine_slots, "LIFETIME_S", 0.05)
-    monkeypatch.setattr(embedded, "_EXPIRY_S", 0.1)
+    monkeypatch.setattr(embedded, "EXPIRY_S", 0.1)
     async with running(home=model.parent, model=model, slots=1) as engine:
         text = letters(400, "old ")
         await cached(engine, text)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from moongate.access.keys import Keys
 from moongate.admin import Office
 from moongate.app.buyers import buyer_handlers
+from moongate.app.policy import data_policy
 from moongate.app.searches import Searches
 from moongate.core.ports import Clock, Store
 from moongate.gateway import Gateway
@@ -40,6 +41,7 @@ def make_handlers(
         metrics=metrics,
         body_bytes_max=settings.server.body_bytes_max,
         draining=draining,
+        policy=data_policy(settings, searches, uploads),
     ).table()
     handlers |= Filing(uploads, gateway.limits.bodies, settings.server.body_bytes_max).table()
     handlers |= searches.handlers(gateway, draining)

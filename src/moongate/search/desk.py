@@ -50,15 +50,17 @@ class Desk:
     def __repr__(self) -> str:
         return f"Desk({self._policy})"
 
+    def allows(self, *, zero_retention: bool) -> bool:
+        """Whether a query may go to the engine; the maker's goes where its conversation may."""
+        if self._by_maker:
+            return True
+        if self._policy is None or not meets(self._policy, self._require):
+            return False
+        return self._unretained or not zero_retention
+
     def check(self, *, zero_retention: bool) -> None:
         """Raise Refused (403) where a query may not go to the engine."""
-        if self._by_maker:
-            return
-        if (
-            self._policy is None
-            or not meets(self._policy, self._require)
-            or (zero_retention and not self._unretained)
-        ):
+        if not self.allows(zero_retention=zero_retention):
             raise Refused("no_zdr_route")
 
     def admit(

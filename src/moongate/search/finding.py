@@ -43,6 +43,11 @@ class Finding:
     def __repr__(self) -> str:
         return f"Finding({self.engine.name})"
 
+    @property
+    def reads(self) -> bool:
+        """Whether pages of results can be read."""
+        return self._read is not None
+
     async def find(self, query: str, results_max: int, *, pages: bool = False) -> list[Result]:
         """At least one and at most ``results_max`` results. Raises SearchFailed."""
         results_max = min(results_max, RESULTS_MAX)

@@ -40,7 +40,8 @@ OWN_POOL: Final = 65_536
 """Tokens of all slots together for a model of the operator's own: memory grows with them."""
 OUTPUT_TOKENS_DEFAULT: Final = 1024
 CACHE_TOKENS: Final = 8192
-_EXPIRY_S: Final = 60.0
+EXPIRY_S: Final = 60.0
+"""Seconds between two looks at what has been kept long enough."""
 _ABILITIES: Final[frozenset[Ability]] = frozenset({"tools", "json", "partial", "thinking"})
 _STAND_IN: Final = (
     "SmolLM2-135M-Instruct, a small model on this machine, stands in for Kimi K2.5; it is not Kimi."
@@ -221,7 +222,7 @@ class EmbeddedUpstream:
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(_EXPIRY_S)
+            await asyncio.sleep(EXPIRY_S)
             with contextlib.suppress(UpstreamError):
                 await self._slots.expire()
 

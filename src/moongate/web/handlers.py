@@ -1,7 +1,7 @@
 """What each route answers. A paid request is handed to the gateway; the rest is read and shown."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -42,11 +42,13 @@ class Handlers:
         metrics: Callable[[], Awaitable[bytes]],
         body_bytes_max: int,
         draining: Callable[[], bool],
+        policy: Mapping[str, Any],
     ) -> None:
         self._gateway, self._codec, self._office = gateway, codec, office
         self._store, self._collect = store, metrics
         self._body_bytes_max = body_bytes_max
         self._draining = draining
+        self._policy = _encode(policy)
 
     def table(self) -> dict[str, Handler]:
         """Handler name -> handler."""
@@ -56,6 +58,7 @@ class Handlers:
             "models": self.models,
             "model": self.model,
             "pricing": self.pricing,
+            "data_policy": self.data_policy,
             "healthz": self.healthz,
             "readyz": self.readyz,
             "metrics": self.metrics,
@@ -118,6 +121,10 @@ class Handlers:
         catalog = self._gateway.catalog
         rows = [priced(offer, catalog.upcoming(offer.card.id)) for offer in catalog.offers()]
         return shown(hit.id, {"object": "list", "data": rows})
+
+    async def data_policy(self, hit: Hit) -> web.StreamResponse:
+        """``GET /v1/data-policy``: public; what is kept, and where content may go."""
+        return whole(200, self._policy, {"x-request-id": hit.id})
 
     async def healthz(self, hit: Hit) -> web.StreamResponse:
         """``GET /healthz``: the process runs."""

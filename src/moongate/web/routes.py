@@ -107,6 +107,10 @@ ROUTES: Final = (
         "What bills: each model's price in force, those to come, and the official list beside it.",
     ),
     Route(
+        "GET", "/v1/data-policy", "data_policy", "public", "free", "none", "nothing",
+        "Where content may go, under which promise; what is kept, and what never is.",
+    ),
+    Route(
         "POST", "/v1/topups", "topup", "key", "free", "requests", "nothing",
         "A hosted checkout that adds credit to the key's account; only where one is configured.",
         optional=True,
