@@ -1,11 +1,14 @@
 """The tap: counts that contradict each other are read in the customer's favour, and told."""
 
+from pathlib import Path
+
 import pytest
 
-from moongate.core.events import Finished, Started, Text, Used
+from moongate.core.events import Aside, Finished, Started, Text, ToolArgs, ToolCall, Used
 from moongate.core.money import Counts, Usage
 from moongate.meter.tap import Tap
 from moongate.meter.tokens import Count
+from vocabulary_kit import small_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,22 @@ def test_empty_pieces_are_no_tokens() -> None:
     tap = Tap(Count(least=0, tokens=30, bound=100))
     tap.see([Started(), Text(""), Text("a")])
     assert (tap.count, tap.after([Text("")])) == (1, 2)  # after is an upper bound
+
+
+def test_what_we_wrote_is_no_output(tmp_path: Path) -> None:
+    """A call of ours in place of the model's: it is neither counted in pieces nor in tokens."""
+    ours = [
+        ToolCall(0, "a", "the moon", "builtin_function", ours=True),
+        ToolArgs(0, "the moon " * 99, ours=True),
+    ]
+    for tokenizer in (None, small_tokenizer(tmp_path)):
+        tap = Tap(Count(least=0, tokens=30, bound=100), 1, tokenizer)
+        tap.see([Started(), Aside("the moon")])
+        before = tap.count, tap.usage(), tap.pieces
+        assert tap.after(ours) == tap.count
+        tap.see(ours)
+        assert (tap.count, tap.usage(), tap.pieces) == before
+        theirs = [ToolCall(1, "b", "the moon"), ToolArgs(1, "the moon")]
+        assert tap.after(theirs) == 3
+        tap.see(theirs)
+        assert tap.count == 3

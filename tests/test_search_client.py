@@ -1,6 +1,7 @@
 """The maker's own form: a client that runs the loop, with receipts that nobody else can open."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from moongate.search.sealing import Carried, Seal
 from moongate.upstream.prompts import rounds
 from moongate.upstream.scripted import ScriptedServer
-from search_kit import BUILTIN, SEARCH_NANOS, bodies, call, config, engine, told
+from search_kit import BUILTIN, SEARCH_NANOS, Page, bodies, call, config, engine, told
 from serving_kit import Served, ask, serve
 
 ROUND = "usage prompt=100 completion=10 at=top\n"
@@ -136,6 +137,56 @@ def test_what_is_no_receipt_opens_to_nothing() -> None:
     assert Seal(bytes([1]) * 32).open("a", whole) is None
     for text in ("", "{", "null", "[]", '{"search_result":{"search_id":"é"}}', whole[:-30] + "}"):
         assert seal.open("a", text) is None
+
+
+def test_what_is_larger_than_any_receipt_is_not_read() -> None:
+    seal = Seal(bytes(32))
+    hardest = seal.receipt("a", Carried("q" * 400, os.urandom(12_000).hex()), 6_000)
+    assert seal.open("a", hardest) is not None
+    assert seal.open("a", hardest + " " * 2**18) is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_receipt_is_none_of_the_models_words(tmp_path: Path, stream: bool) -> None:
+    """An upstream that tells no counts: the model wrote a call, the receipt in it is ours."""
+    script = f"think Hm.\n{call('moons')}usage at=none"
+    pages = tuple(
+        Page(f"Page {at}", f"https://example.org/{at}", os.urandom(1500).hex()) for at in range(5)
+    )
+    async with (
+        engine(pages=lambda query: pages) as web,
+        ScriptedServer(rounds(script)) as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        answer = await served.post(ask(tools=[BUILTIN], stream=stream), **OWN)
+        assert len(await answer.read()) > 10_000  # the receipt
+        (row,) = await served.rows(1)
+        assert row.usage.estimated
+        assert (row.usage.searches, row.usage.output) == (1, 4)  # a thought, a call in three pieces
+        await served.sound()
+
+
+@pytest.mark.parametrize(("reason", "searches"), [("length", 0), ("tool_calls", 1)])
+@pytest.mark.parametrize("by_client", [False, True])
+async def test_the_maker_charges_rounds_that_ended_in_a_search(
+    tmp_path: Path, reason: str, searches: int, by_client: bool
+) -> None:
+    receipt = '{"search_result":{"search_id":"maker-1"},"usage":{"total_tokens":900}}'
+    if reason == "length":
+        receipt = receipt[:20]
+    script = f"tool $web_search {receipt}\nfinish {reason}\n{ROUND}---\ntext Two.\n{ROUND}"
+    text = config("{up}", "", kind="moonshot", name="moonshot").replace('base_url = ""\n', "")
+    async with (
+        ScriptedServer(rounds(script)) as upstream,
+        serve(tmp_path, text.replace("{up}", upstream.base_url)) as served,
+    ):
+        body = ask(tools=[BUILTIN], thinking={"type": "disabled"})
+        answer = await served.post(body, **(OWN if by_client else {}))
+        usage = (await answer.json())["usage"]
+        asked = len(bodies(upstream))
+        assert usage["searches"] == searches
+        assert usage["cost_nanos"] == searches * SEARCH_NANOS + asked * 68_000
+        await served.sound()
 
 
 @pytest.mark.parametrize("by_client", [False, True])

@@ -194,7 +194,7 @@ class Passage:
         about = {"request": job.ask.id, "upstream": job.upstream, "kind": error.kind}
         self.log.event(word, **about, attempt=tried)
         again = plan.after(error, job.steps, tried)
-        if again is None or job.tap.pieces or job.tap.finished:
+        if again is None or job.tap.begun or job.tap.finished:
             return None
         if job.delivery.begun and not self._as_said(job, again[0]):
             return None

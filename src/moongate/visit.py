@@ -14,7 +14,7 @@ import msgspec
 from moongate.access.keys import Principal
 from moongate.core.cards import Offer
 from moongate.core.errors import Refused, UpstreamTooLong
-from moongate.core.events import Due
+from moongate.core.events import Due, Round
 from moongate.core.money import Usage
 from moongate.core.ports import Ask, Reply
 from moongate.core.request import Request
@@ -163,11 +163,28 @@ class Job:
         Raises LedgerUnavailable.
         """
         price = self.offer.price.price
-        if due.request is None:
+        if due.round is None:
             return await cover.afford(due.searches * price.search, 0)
-        prompt = await self._count(due.request)
+        prompt = await self._count(due.round.request)
+        if not self._leave_room(due.round, prompt):
+            return True  # it will not be asked for
         self.tap.expect(prompt)
         return await cover.afford(Terms.of(price, prompt.bound, 0).prompt_nanos, prompt.bound)
+
+    def _leave_room(self, more: Round, prompt: Count) -> bool:
+        """Lower the cap of a further round to what its ``prompt`` leaves; False: that is nothing.
+
+        An upstream would refuse more, behind text that the client has and searches that were made.
+        """
+        wanted = more.output_tokens_max
+        more.least, more.bound = prompt.least, prompt.bound
+        try:
+            more.output_tokens_max = tokens.cap(prompt, wanted, self.offer.window)
+        except Refused:
+            more.output_tokens_max = 0
+        if more.output_tokens_max < wanted:
+            self.headers["x-moongate-clamped"] = "max_completion_tokens"
+        return more.output_tokens_max > 0
 
     def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
         """Remember what to tell the client instead of an answer."""
@@ -183,8 +200,11 @@ class Job:
     def lower(self, error: UpstreamTooLong) -> bool:
         """Lower the cap to the room that the upstream told of; False when that cannot help.
 
-        Each upstream is asked so once; the hold stays what it was.
+        Each upstream is asked so once, and only where it would make nothing twice; the hold stays
+        what it was.
         """
+        if self.tap.begun or self.delivery.told:
+            return False
         cap = tokens.lowered(self.ask.output_tokens_max, self.prompt, error)
         if cap is None or self._lowered == self.upstream:
             return False

@@ -38,21 +38,26 @@ class Text(Sealed, frozen=True, gc=False):
 
 
 class ToolCall(Sealed, frozen=True, gc=False):
-    """A tool call begins: its index, id and name, once."""
+    """A tool call begins: its index, id and name, once.
+
+    ``ours``: we wrote it in place of what the model wrote, which came as :class:`Aside`.
+    """
 
     index: int
     id: str
     name: str
     type: CallType = "function"
     choice: int = 0
+    ours: bool = False
 
 
 class ToolArgs(Sealed, frozen=True, gc=False):
-    """A piece of the arguments of the call at ``index``."""
+    """A piece of the arguments of the call at ``index``. ``ours`` as in :class:`ToolCall`."""
 
     index: int
     text: str
     choice: int = 0
+    ours: bool = False
 
 
 class Aside(Sealed, frozen=True, gc=False):
@@ -62,14 +67,28 @@ class Aside(Sealed, frozen=True, gc=False):
     choice: int = 0
 
 
+class Round(msgspec.Struct):
+    """A further round of one answer, with the prompt of ``request``.
+
+    Its cap (tokens) is what is left of the answer's. Who sets the money aside lowers it to the room
+    beside the prompt, to 0 where there is none, and fills in the ``least`` and the most (``bound``)
+    tokens that the prompt can have.
+    """
+
+    request: Request
+    output_tokens_max: int
+    least: int = 1
+    bound: int = 1
+
+
 class Due(Sealed, frozen=True):
     """What comes next costs more than was asked for at first: reading on means that it is held.
 
-    So many ``searches``, or another round, whose prompt is that of ``request``.
+    So many ``searches``, or another ``round``.
     """
 
     searches: int = 0
-    request: Request | None = None
+    round: Round | None = None
 
 
 class Searched(msgspec.Struct, frozen=True, gc=False):

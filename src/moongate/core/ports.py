@@ -158,12 +158,21 @@ class Reply(Protocol):
         """Send a whole JSON answer; ``close``: and end the connection."""
 
 
+class Source(Sealed, frozen=True):
+    """What a citation needs of a search's result. ``id`` counts through one answer from 1."""
+
+    id: int
+    url: str
+    title: str
+
+
 class WebSearch(Sealed, frozen=True):
     """How an answer may search the web.
 
     ``tool`` is the function that the model is offered and that we run. ``by_client``: the client
     runs the loop and carries the results. A search brings ``results_max`` of them, and all together
-    may add ``room`` characters to the prompt. ``pages``: the pages found may be read.
+    may add ``room`` characters to the prompt. ``pages``: the pages found may be read. ``sources``
+    stand in the prompt already, out of receipts of ours.
     """
 
     tool: str
@@ -171,6 +180,7 @@ class WebSearch(Sealed, frozen=True):
     results_max: int = 5
     room: int = 48_000
     pages: bool = True
+    sources: tuple[Source, ...] = ()
 
 
 class Ask(Sealed, frozen=True):

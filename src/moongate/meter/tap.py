@@ -2,9 +2,10 @@
 
 It believes an upstream's counts where they are possible, and falls back to its own: the prompt's
 count, and for the output the model's tokenizer over the text, or without one a token for each
-non-empty content event (a lower bound). Where counts contradict each other it takes the reading
-that favours the customer and says so in ``odd``. An answer that took several rounds, because the
-model searched in between, is metered round by round, and its usage is the sum.
+non-empty content event (a lower bound); what we wrote ourselves is no output. Where counts
+contradict each other it takes the reading that favours the customer and says so in ``odd``. An
+answer that took several rounds, because the model searched in between, is metered round by round,
+and its usage is the sum.
 """
 
 from collections.abc import Iterable
@@ -68,7 +69,7 @@ class Tap:
         for event in events:
             kind = type(event)
             if kind in _WRITTEN:
-                if event.text:  # type: ignore[union-attr]  # those kinds carry text
+                if event.text and not (kind is ToolArgs and event.ours):  # type: ignore[union-attr]  # those kinds carry text
                     self.pieces += 1
                     if self._output is not None and not self._counts.completion:
                         strand = (kind, event.choice, getattr(event, "index", 0))  # type: ignore[union-attr]  # as above
@@ -76,6 +77,8 @@ class Tap:
             elif kind is Used:
                 self._counts = event.counts  # type: ignore[union-attr]  # Used carries counts
             elif kind is ToolCall:
+                if event.ours:  # type: ignore[union-attr]  # a call says whose it is
+                    continue
                 self.pieces += 1
                 if self._output is not None and not self._counts.completion:
                     self._output.add(event, event.name)  # type: ignore[union-attr]  # it has a name
@@ -124,11 +127,18 @@ class Tap:
         pieces, told = self.pieces - self._pieces_before, self._counts.completion or 0
         for event in events:
             kind = type(event)
-            if kind in _WRITTEN or kind is ToolCall:
+            if kind is ToolArgs or kind is ToolCall:
+                pieces += not event.ours  # type: ignore[union-attr]  # both say whose they are
+            elif kind in _WRITTEN:
                 pieces += 1
             elif kind is Used:
                 told = max(told, event.counts.completion or 0)  # type: ignore[union-attr]  # as above
         return self._before + max(pieces, told)
+
+    @property
+    def begun(self) -> bool:
+        """Whether something was made that another attempt would make twice."""
+        return bool(self.pieces or self.searches)
 
     @property
     def finished(self) -> bool:

@@ -6,10 +6,11 @@ sources that it was given has them all at its end, so that nobody has to guess w
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from moongate.core.events import Citation
-from moongate.search.quoting import Source
+from moongate.core.ports import Source
 
 _MARK: Final = re.compile(r"\[\^(\d{1,3})\^?\]|\[(\d{1,3})\]")
 _TAIL: Final = 12
@@ -64,7 +65,8 @@ class Citing:
         if self._count:
             return []
         at = self._at if self._anywhere else 0
-        return [Citation(one.url, one.title, at, at) for one in self._sources.values()]
+        shown = islice(self._sources.values(), CITATIONS_MAX)
+        return [Citation(one.url, one.title, at, at) for one in shown]
 
 
 def _indexes(before: str) -> bool:

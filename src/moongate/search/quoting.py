@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from moongate.core.ports import Source
 from moongate.core.sealed import Sealed
 from moongate.search.results import Result
 
@@ -32,14 +33,6 @@ _TROUBLE: Final = {
     "limit": LAST,
 }
 _FAILED: Final = "The search engine did not answer. Say so, and answer without it as you can."
-
-
-class Source(Sealed, frozen=True):
-    """What a citation needs of a result. ``id`` counts through one answer from 1."""
-
-    id: int
-    url: str
-    title: str
 
 
 def quote(found: Sequence[Result], first: int, room: int) -> tuple[str, list[Source]]:

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from moongate.core.sealed import Sealed
 
 BYTES_MAX: Final = 2**20
+_ARGUMENTS_CHARS_MAX: Final = 2**18
+"""Several times what a receipt of ours can have: more is not even looked at."""
 _NONCE_BYTES: Final = 12
 _FORM: Final = b"moongate-search-1"
 
@@ -63,6 +65,8 @@ class Seal:
 
     def open(self, tenant: str, arguments: str) -> Carried | None:
         """What :meth:`receipt` sealed for ``tenant``; ``None`` where anything was altered."""
+        if len(arguments) > _ARGUMENTS_CHARS_MAX:
+            return None
         try:
             token = msgspec.json.decode(arguments, type=_Receipt).search_result.search_id
             whole = base64.b64decode(token, altchars=b"-_", validate=True)

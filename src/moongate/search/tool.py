@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from moongate.core.errors import Refused
-from moongate.core.ports import WebSearch
+from moongate.core.ports import Source, WebSearch
 from moongate.core.request import Call, Message, Request, Tool, ToolChoice
 from moongate.core.sealed import Sealed
 from moongate.search import quoting
@@ -71,7 +71,7 @@ def prepare(request: Request, tenant: str, seal: Seal, *, by_client: bool = Fals
     if not (wanted(request) or carries or OPTIONS in request.extra):
         return Prepared(request)
     name = _free_name(request.tools)
-    messages, lost = _opened(request.messages, tenant, seal, name)
+    messages, lost, sources = _opened(request.messages, tenant, seal, name)
     extra, results_max, left_out = _options(request)
     if not wanted(request):
         changed = msgspec.structs.replace(request, messages=messages, extra=extra)
@@ -85,7 +85,7 @@ def prepare(request: Request, tenant: str, seal: Seal, *, by_client: bool = Fals
         request, messages=messages, tools=tools if ours in tools else (*tools, ours),
         tool_choice=choice, extra=extra,
     )  # fmt: skip
-    search = WebSearch(name, by_client=by_client, results_max=results_max)
+    search = WebSearch(name, by_client=by_client, results_max=results_max, sources=sources)
     return Prepared(changed, None if _forbidden(choice) else search, lost, left_out)
 
 
@@ -167,12 +167,12 @@ def _free_name(tools: Iterable[Tool]) -> str:
 
 def _opened(
     messages: tuple[Message, ...], tenant: str, seal: Seal, name: str
-) -> tuple[tuple[Message, ...], tuple[int, ...]]:
-    """The conversation with results where receipts stood, and where they could not be opened."""
+) -> tuple[tuple[Message, ...], tuple[int, ...], tuple[Source, ...]]:
+    """The conversation with results where receipts stood, where none were, and their sources."""
     out: list[Message] = []
     lost: list[int] = []
+    sources: list[Source] = []
     ours: set[str] = set()
-    first = 1
     for at, message in enumerate(messages):
         made = message
         if message.role == "assistant":
@@ -184,11 +184,13 @@ def _opened(
             carried = seal.open(tenant, message.text())
             if carried is None:
                 lost.append(at)
-            text = _LOST if carried is None else quoting.renumbered(carried.message, first)
-            first += len(quoting.sources_in(text))
+                text = _LOST
+            else:
+                text = quoting.renumbered(carried.message, len(sources) + 1)
+                sources += quoting.sources_in(text)
             made = msgspec.structs.replace(message, content=text, name=None)
         out.append(made)
-    return tuple(out), tuple(lost)
+    return tuple(out), tuple(lost), tuple(sources)
 
 
 def _called(call: Call, tenant: str, seal: Seal, name: str) -> Call:

@@ -32,7 +32,8 @@ _BREAK: Final = "\n\n"
 class Turn:
     """Reads one round.
 
-    ``calls`` are those of our tool, ``reason`` is the finish that was kept back. ``apart``: text of
+    ``calls`` are those of our tool, ``reason`` is the finish that was kept back, ``ended`` the
+    upstream's own, kept back or not. ``apart``: text of
     an earlier round was shown. ``holds``: text waits until it is clear that it is the answer.
     ``last``: no other round will follow.
     """
@@ -45,6 +46,7 @@ class Turn:
         self.said: list[str] = []
         self.thought: list[str] = []
         self.reason: Reason | None = None
+        self.ended: Reason | None = None
         self.shown = False
         self.theirs = 0
         self._held: list[Text] = []
@@ -67,6 +69,11 @@ class Turn:
         return [
             Call(call.id, call.name, "".join(args), call.type) for call, args in self._ours.values()
         ]
+
+    @property
+    def charged(self) -> bool:
+        """Whether the maker charges the round: it ended in a search of its, and was not cut."""
+        return bool(self._ours) and self.ended == "tool_calls"
 
     def take(self, events: Iterable[Event]) -> list[Event]:
         """What of ``events`` goes on."""
@@ -133,6 +140,7 @@ class Turn:
             out.append(msgspec.structs.replace(event, index=self._index[event.index]))
 
     def _finish(self, event: Finished, out: list[Event]) -> None:
+        self.ended = event.reason
         called = bool(self._ours) and event.reason in ("stop", "tool_calls")
         if called and not self._last and (self._search.by_client or not self.theirs):
             self.reason = event.reason
