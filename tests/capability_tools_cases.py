@@ -286,7 +286,10 @@ FOUND = 'tool web_search {"query":"moons of mars"}\nfinish tool_calls\n---\ntext
 @feature(
     TOOLS_AREA,
     "`$web_search`, the built-in function: we search, the answer cites its sources",
-    also=("test_search_answers.py::test_three_rounds_of_searches_are_one_answer",),
+    also=(
+        "test_search_answers.py::test_three_rounds_of_searches_are_one_answer",
+        "test_search_embedded.py::test_each_search_of_a_conversation_is_billed_once",
+    ),
 )
 async def web_search(place: Place) -> None:
     fields = {"messages": QUESTION, "tools": [SEARCH], "thinking": OFF, "tool_choice": "required"}

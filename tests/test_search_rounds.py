@@ -1,5 +1,6 @@
 """Rounds behind a search: each fits its window and its share, and none is ever made twice."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -197,7 +198,8 @@ async def test_searches_share_their_seconds(
         ScriptedServer(rounds(script)) as upstream,
         serve(tmp_path, config(upstream.base_url, web.url)) as served,
     ):
-        got = await read(served, stream=False)
+        async with asyncio.timeout(10):  # one search alone may take longer
+            got = await read(served, stream=False)
         assert (got["content"], got["usage"]["searches"]) == ("Two.", 0)
         assert web.asked == ["moons"]  # it took them all
         slow, late = (told(one)["error"] for one in bodies(upstream)[1]["messages"][-2:])
