@@ -157,10 +157,18 @@ async def test_a_round_without_room_in_the_window_is_not_asked_for(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_overloaded_upstream_is_not_asked_for_everything_again(
-    tmp_path: Path, stream: bool
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        ("429 engine_overloaded Later", "upstream_error"),
+        ("500 server_error Oops", "upstream_error"),
+        ("400 content_filter No", "refused"),
+    ],
+)
+async def test_an_upstream_that_fails_later_is_not_asked_for_everything_again(
+    tmp_path: Path, fault: str, outcome: str, stream: bool
 ) -> None:
-    script = f"text Looking.\n{call('moons')}{ROUND}---\nerror 429 engine_overloaded Later"
+    script = f"text Looking.\n{call('moons')}{ROUND}---\nerror {fault}"
     async with (
         engine() as web,
         ScriptedServer(rounds(script)) as upstream,
@@ -170,7 +178,7 @@ async def test_an_overloaded_upstream_is_not_asked_for_everything_again(
         await answer.read()
         assert (len(bodies(upstream)), len(web.asked)) == (2, 1)
         (row,) = await served.rows(1)
-        assert (row.outcome, row.charge_nanos) == ("upstream_error", 0)
+        assert (row.outcome, row.charge_nanos) == (outcome, 0)
         await served.sound()
 
 
