@@ -28,8 +28,9 @@ _UNSEEN: Final = re.compile(
     "\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
 )
 """Control, format and tag characters, which hide text from people and not from a model."""
-_SPACE: Final = re.compile(r"[ \t]+")
-_LINES: Final = re.compile(r"\s*\n\s*")
+_SPACE: Final = re.compile(r"[^\S\n]+")
+_LINES: Final = re.compile(r" ?\n[ \n]*")
+"""After the other, which leaves no two spaces together: no text makes it look back far."""
 
 
 class SearchFailed(MoongateError):
