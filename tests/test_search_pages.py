@@ -1,5 +1,8 @@
 """Pages of results: readable text, nothing that is hidden, and no way to the inside."""
 
+import asyncio
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,8 +10,9 @@ from aiohttp import web
 
 from media_kit import Site, site
 from moongate.media.fetch import Fetcher
-from moongate.search.pages import Pages, readable
-from moongate.search.results import TEXT_CHARS_MAX, Result
+from moongate.search import article, pages
+from moongate.search.pages import Pages
+from moongate.search.results import TEXT_CHARS_MAX, Result, plain
 from moongate.upstream.prompts import rounds
 from moongate.upstream.scripted import ScriptedServer
 from search_kit import BUILTIN, Page, bodies, call, config, engine, told
@@ -24,6 +28,10 @@ HTML = f"""<!doctype html><html><head><title>T</title><style>p {{ color: red }}<
 <footer><p>Footer words</p></footer></body></html>"""
 
 
+def readable(page: str) -> str:
+    return "".join(article.read(page.encode()))
+
+
 def test_the_readable_text() -> None:
     assert readable(HTML).splitlines() == ["Moons", WORDS.strip(), "Deimos is the smaller one."]
 
@@ -35,6 +43,46 @@ def test_the_readable_text() -> None:
 )  # fmt: skip
 def test_odd_pages_are_read_all_the_same(page: str) -> None:
     assert "alert" not in readable(page)
+
+
+def test_a_block_in_a_block_is_said_once() -> None:
+    page = "<td>a<figcaption>b<h2>c</h2>d</figcaption><li>e<p>f</p></li></td>"
+    assert readable(f"<table><tr>{page}").splitlines() == list("abcdef")
+    assert readable("a<b>b</b><i>c").splitlines() == list("abc")
+
+
+def test_the_longest_article_is_read_and_a_short_one_is_none() -> None:
+    one, two = f"<article><p>{WORDS * 3}</article>", f"<main><p>{WORDS * 4}</main>"
+    assert readable(f"<p>before</p>{one}{two}<p>after</p>") == (WORDS * 4).strip()
+    assert readable("<p>before</p><article><p>short</article>") == "before\nshort"
+
+
+def work(page: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How many nodes are met in ``page``, and how many characters of text are taken up."""
+    walk, say = article._walk, article._Article.say
+    met, said = [], []
+
+    def counted(top: object, hidden: set[int]) -> Iterator[object]:
+        for step in walk(top, hidden):
+            met.append(1)
+            yield step
+
+    def heard(self: article._Article, text: str) -> None:
+        said.append(len(text))
+        say(self, text)
+
+    monkeypatch.setattr(article, "_walk", counted)
+    monkeypatch.setattr(article._Article, "say", heard)
+    readable(page)
+    monkeypatch.undo()
+    return len(met), sum(said)
+
+
+@pytest.mark.parametrize("tag", ["figcaption", "td", "dd", "h1", "div", "span", "article"])
+def test_no_depth_makes_a_walk_longer(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (work(f"<{tag}>x" * deep, monkeypatch) for deep in (500, 2_000))
+    assert many[0] <= 5 * few[0]
+    assert many[1] <= 2 * 2_000
 
 
 def html(text: str, kind: str = "text/html", encoding: str = "utf-8") -> object:
@@ -72,6 +120,31 @@ async def test_what_a_page_says_takes_the_place_of_a_snippet() -> None:
             assert await read(it, path) == "short"
         assert len(await read(it, "/long")) <= TEXT_CHARS_MAX
         assert await read(it, "/a", WORDS * 20) == WORDS * 20
+
+
+async def test_a_page_that_is_made_to_hurt_takes_its_time_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pages, "READ_S", 0.5)
+    hurts = "<article>" * 200_000 + "x"  # its tree alone takes a minute
+    async with site() as it:
+        it.pages = {"/a": html(hurts), "/b": html(HTML)}
+        reads = Pages(it.fetcher())
+        async with asyncio.timeout(30):
+            found = await reads([Result("t", it.url("/a"), "short")] * 3)
+            assert [one.text for one in found] == ["short"] * 3
+            monkeypatch.undo()
+            (one,) = await reads([Result("t", it.url("/b"), "short")])
+        assert "Deimos" in one.text
+
+
+def test_white_space_takes_no_time() -> None:
+    for sign in "\u00a0\u3000 \t\n":
+        began_s = time.thread_time()
+        assert plain("a" + sign * 64_000 + "b", 16_000) == "a"
+        assert plain("a" + sign * 9 + "b", 99) == ("a\nb" if sign == "\n" else "a b")
+        assert time.thread_time() - began_s < 1
+    assert plain(" a \u00a0\n\u3000\n b\u00a0", 99) == "a\nb"
 
 
 @pytest.mark.parametrize(

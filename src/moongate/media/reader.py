@@ -1,16 +1,19 @@
 """A program of its own that reads one document: bytes on standard input, text on standard output.
 
 It knows nothing of the rest, is started by path with an empty environment, and binds itself before
-it reads: seconds of processor, memory, no file written, no process started. A document that is
-made to hurt hurts this process alone. The first argument is the kind. Ends with 0 and the text, or
-with 3 and a word on standard output.
+it reads: behind everybody else, seconds of processor, memory, no file written, no process started
+(root alone could start one). A document that is made to hurt hurts this process alone. The first
+argument is the kind, or the path of a file whose ``read`` reads that kind. Ends with 0 and the
+text, or with 3 and a word on standard output.
 
 Source: ECMA-376 (the parts of docx, pptx and xlsx files, and where their text stands).
 """
 
 import io
+import os
 import re
 import resource
+import runpy
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ MEMORY_BYTES: Final = 768 << 20
 TEXT_BYTES_MAX: Final = 16 << 20
 UNPACKED_BYTES_MAX: Final = 128 << 20
 PAGES_MAX: Final = 5_000
+_NICE: Final = 10
 _UNREAD: Final = frozenset({"script", "style", "template", "noscript", "svg", "head"})
 _BREAKS: Final = re.compile(r"p|div|br|li|tr|h[1-6]|table|section|article|ul|ol|pre|blockquote")
 _GAPS: Final = re.compile(r"[ \t\r\f\v]*\n\s*")
@@ -34,11 +38,13 @@ class Unread(Exception):
 
 def bind() -> None:
     """Take this process's means away, for good."""
+    os.nice(_NICE)
     for what, most in (
         (resource.RLIMIT_CPU, CPU_S),
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_NOFILE, 64),
     ):
         resource.setrlimit(what, (most, most))
@@ -184,7 +190,8 @@ READERS: Final = {"html": html, "pdf": pdf, "office": office}
 def whole(kind: str, data: bytes) -> bytes:
     """The text of ``data``, in UTF-8. Raises Unread, and anything for a broken one."""
     kept = io.BytesIO()
-    for piece in READERS[kind](data):
+    read = READERS[kind] if kind in READERS else runpy.run_path(kind)["read"]
+    for piece in read(data):
         kept.write(piece.encode("utf-8", "replace"))
         if kept.tell() > TEXT_BYTES_MAX:
             raise Unread("too_large")

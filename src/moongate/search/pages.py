@@ -1,21 +1,21 @@
 """Pages of results: fetched as strangers' addresses must be, and reduced to their readable text.
 
-Fetching follows the rules of ``media``: no way leads inside. What is not meant to be read (scripts,
-menus, elements that are hidden where they stand) is left out; a page that cannot be read keeps what
-the engine said of it. Parsing takes its time beside the event loop, and both time and size are
-bounded.
+Fetching follows the rules of ``media``: no way leads inside. A page of HTML is read by a process of
+its own, a few at once, ended in time and bound as one that reads documents: see ``article`` for
+what is left out. A page that cannot be read keeps what the engine said of it.
 """
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import msgspec
-from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from moongate.core.errors import FetchError
+from moongate.media import beside
 from moongate.media.fetch import Fetched
+from moongate.search import article
 from moongate.search.results import TEXT_CHARS_MAX, Result, plain
 
 PAGES_MAX: Final = 3
@@ -30,17 +30,10 @@ _WEB_CHARSET: Final = re.compile(
 )
 """Python knows more codecs than pages are written in, and some are slow on purpose."""
 _HEAD_BYTES: Final = 2_048
-_UNREAD: Final = (
-    "script, style, noscript, template, svg, math, canvas, iframe, object, nav, header, footer, "
-    "aside, form, button, select, dialog, [hidden], [aria-hidden=true], "
-    "[style*='display:none'], [style*='display: none'], [style*='visibility:hidden'], "
-    "[style*='visibility: hidden'], [style*='font-size:0'], [style*='opacity:0']"
-)
-_BODIES: Final = "article, main, [role=main]"
-_BLOCKS: Final = "h1, h2, h3, h4, p, li, pre, blockquote, dd, td, figcaption"
-_ARTICLE_CHARS_MIN: Final = 200
-_LINKS_SHARE: Final = 0.6
-"""A block of which so much is links is a menu."""
+_AT_ONCE: Final = 4
+"""Pages of HTML that are read at the same moment."""
+READ_S: Final = 4.0
+"""For one of them, waiting included."""
 
 
 class Fetches(Protocol):
@@ -54,6 +47,7 @@ class Pages:
 
     def __init__(self, fetcher: Fetches) -> None:
         self._fetcher = fetcher
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, found: Sequence[Result]) -> list[Result]:
         """The same results, with a page's text where it says more than the engine did."""
@@ -72,16 +66,20 @@ class Pages:
             kind = got.content_type.partition(";")[0].strip().lower()
             if kind not in _HTML and kind != "text/plain":
                 return ""
-            return await asyncio.to_thread(_read, got.data, kind, got.charset)
-        except FetchError:
+            text = await asyncio.to_thread(_decoded, got.data, got.charset)
+            if kind in _HTML:
+                text = await self._readable(text)
+        except (FetchError, TimeoutError):
             return ""
+        return plain(text, TEXT_CHARS_MAX)
 
-
-def _read(data: bytes, kind: str, charset: str | None) -> str:
-    text = _decoded(data, charset)
-    if kind in _HTML:
-        text = readable(text)
-    return plain(text, TEXT_CHARS_MAX)
+    async def _readable(self, page: str) -> str:
+        """What a reader of ``page`` came for. Raises TimeoutError."""
+        async with asyncio.timeout(READ_S), self._turns:
+            code, text = await beside.read(
+                article.__file__, page.encode("utf-8", "replace"), READ_S
+            )
+        return "" if code else text.decode()
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
@@ -92,30 +90,3 @@ def _decoded(data: bytes, charset: str | None) -> str:
         return data.decode(wanted if _WEB_CHARSET.fullmatch(wanted) else "utf-8", "replace")
     except (LookupError, ValueError):
         return data.decode("utf-8", "replace")
-
-
-def readable(page: str) -> str:
-    """The text of an HTML page that a reader came for, a block a line."""
-    tree = LexborHTMLParser(page)
-    for node in tree.css(_UNREAD):
-        if node.tag not in ("html", "body"):
-            node.decompose()
-    bodies = sorted(tree.css(_BODIES), key=lambda node: len(node.text()), reverse=True)
-    body = bodies[0] if bodies and len(bodies[0].text()) >= _ARTICLE_CHARS_MIN else tree.body
-    if body is None:
-        return ""
-    lines = "\n".join(_blocks(body))
-    return lines or body.text(separator="\n", strip=True)
-
-
-def _blocks(body: LexborNode) -> Iterator[str]:
-    """The text of each block that is not a menu, once."""
-    said: set[str] = set()
-    for block in body.css(_BLOCKS):
-        if block.css_first("p, li, pre, blockquote") not in (None, block):
-            continue  # what stands in it comes by itself
-        text = " ".join(block.text().split())
-        links = sum(len(" ".join(link.text().split())) for link in block.css("a"))
-        if text and text not in said and links <= _LINKS_SHARE * len(text):
-            said.add(text)
-            yield text
