@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import openai
@@ -305,6 +307,24 @@ async def test_forms_of_every_shape(served, body, kind, status, param):
                 assert json.loads(text)["error"]["param"] == param
                 assert "secret" not in text
     assert served.app.gateway.limits.bodies.size == 0
+
+
+@pytest.mark.parametrize("options", [(), ("-W", "always")])
+def test_what_a_library_warns_of_a_form_is_not_written_anywhere(options):
+    """A name with a space and no quotes: the library quotes it in a warning."""
+    code = (
+        "from aiohttp.multipart import parse_content_disposition\n"
+        "from moongate.log import Log, hush\n"
+        "hush(Log())\n"
+        'head = "form-data; name=file; filename=CANARY patient.pdf"\n'
+        "print(parse_content_disposition(head))\n"
+        "print(getattr(parse_content_disposition, '__globals__').get('__warningregistry__'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "CANARY" not in done.stdout + done.stderr
+    assert ("BadContentDisposition" in done.stderr) is bool(options)
 
 
 async def test_several_workers_take_no_uploads(served, client):

@@ -2,14 +2,15 @@
 
 An event has a name and fields from the closed table :data:`FIELDS`. A number or flag is written
 as it is; a string must look like an identifier of ours, else ``?`` stands in its place.
-Library loggers are reduced to the logger's name and an exception's type: their messages may
-hold a request's bytes.
+Library loggers and warnings are reduced to the logger's name and an exception's type: their
+messages may hold a request's bytes.
 """
 
 import logging
 import re
 import sys
 import time
+import warnings
 from typing import Final, TextIO
 
 import msgspec
@@ -94,8 +95,24 @@ class _TypesOnly(logging.Handler):
 
 
 def hush(log: Log) -> None:
-    """Route every library's logger through ``log``, types only; called once by the application."""
+    """Route every library's logger and warning through ``log``, types only; called once."""
     root = logging.getLogger()
     root.handlers[:] = [_TypesOnly(log)]
     root.setLevel(logging.WARNING)
     logging.raiseExceptions = False
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        del message, filename, lineno, file, line
+        log.event("library", logger="warnings", error=category.__name__)
+
+    # What a library warns of may quote a request: aiohttp does, of a form that is ill written.
+    warnings.showwarning = show
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # a warning that is told is also remembered, with its text
