@@ -1,6 +1,9 @@
 """Pictures over HTTP: fetched by us and sent as bytes, judged before any hold, charged by size."""
 
 import asyncio
+import base64
+import binascii
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -8,6 +11,7 @@ import pytest
 
 from media_kit import Site, flood, site, trickle
 from moongate.core.ports import NO_FILES, Uploaded
+from moongate.media import datas
 from moongate.media import eyes as eyes_module
 from moongate.media import shelf as shelf_module
 from moongate.media.eyes import Eyes
@@ -290,6 +294,21 @@ async def test_bytes_that_were_fetched_count_as_bytes_in_flight(served, there):
     assert bodies.size == 0
 
 
+async def test_uploads_that_are_shown_count_as_bytes_in_flight(served):
+    class Uploads:
+        fate = "they are gone"
+
+        def find(self, account: str, id: str) -> Uploaded | None:
+            return Uploaded("image", png(8, 8, chunk(b"teXt", bytes(2000))))
+
+    served.app.gateway.eyes._files = Uploads()
+    bodies = served.app.gateway.limits.bodies
+    bodies._max, bodies._wait_s = 1500, 0.05
+    status, code, _ = await error(served, shows("ms://a"))
+    assert (status, code) == (503, "overloaded")
+    assert bodies.size == 0
+
+
 async def test_no_trace_of_them_is_logged(served, there):
     there.pages["/a-canary-7f3e.png"] = png()
     await served.post(shows(there.url("/a-canary-7f3e.png")))
@@ -329,3 +348,19 @@ async def test_one_left_request_leaves_nothing_running(served, there: Site):
 async def test_eyes_without_a_fetcher_bring_what_needs_none():
     it = Eyes(None, NO_FILES)
     assert it.shelf.bytes == 0
+
+
+def test_a_data_url_is_written_in_pieces(monkeypatch):
+    sizes = []
+
+    def b2a(data: bytes, *, newline: bool) -> bytes:
+        sizes.append(len(data))
+        return binascii.b2a_base64(data, newline=newline)
+
+    monkeypatch.setattr(datas, "binascii", SimpleNamespace(b2a_base64=b2a))
+    for size in (0, 1, 2, 3, 393_216, 393_217, 3_000_000):
+        data = bytes(range(251)) * (size // 251 + 1)
+        made = datas.write(data[:size], "video/mp4")
+        assert made == "data:video/mp4;base64," + base64.b64encode(data[:size]).decode()
+        assert len(made) == len("data:video/mp4;base64,") + datas.length(size)
+    assert max(sizes) < 1 << 20

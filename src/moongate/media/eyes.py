@@ -70,7 +70,7 @@ class Eyes:
             if scheme.startswith("data:"):
                 made[name] = await _judged(part, at)
             elif scheme.startswith("ms://"):
-                made[name] = await self._uploaded(part, account, at)
+                made[name] = await self._uploaded(part, account, at, admit)
             elif isinstance(part, ImagePart) and scheme.startswith(("http://", "https://")):
                 if self.fetcher is None or len(distant) == FETCHED_MAX:
                     raise Refused("image_url_not_allowed", at)
@@ -83,7 +83,9 @@ class Eyes:
             request, messages=tuple(_shows(message, made) for message in request.messages)
         )
 
-    async def _uploaded(self, part: ImagePart | VideoPart, account: str, at: str) -> Part:
+    async def _uploaded(
+        self, part: ImagePart | VideoPart, account: str, at: str, admit: Admit
+    ) -> Part:
         found = self._files.find(account, part.url[5:])
         if found is None:
             raise Refused("file_not_found", at, why=self._files.fate)
@@ -91,6 +93,7 @@ class Eyes:
         if found.purpose != kind:
             what = f"This file was uploaded for another purpose; here it has to be {kind}."
             raise Refused("invalid_value", at, what=what)
+        await admit(datas.length(len(found.data)))
         url = await asyncio.to_thread(datas.write, found.data, f"{kind}/unknown")
         return await _judged(msgspec.structs.replace(part, url=url), at)
 
