@@ -6,7 +6,8 @@ answer and holds no money.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -17,6 +18,7 @@ from moongate.core.cards import DataPolicy, Facts, Offer
 from moongate.core.errors import Refused
 from moongate.core.ports import Ask, Clock, Codec, Head, Upstream, WebSearch
 from moongate.core.request import Request
+from moongate.core.rows import PriceRow
 from moongate.counting import Counting
 from moongate.delivery import Streamed, Whole
 from moongate.media.eyes import Admit, Eyes
@@ -32,8 +34,15 @@ from moongate.search.desk import Desk, tell_lost, with_room
 from moongate.upstream.replay import Replay
 from moongate.visit import Job, Visit
 
+Look = Callable[[PriceRow], Awaitable[None]]
+"""Raises Refused where a request at that price would be refused, whatever it says."""
 STEPS_MAX: Final = 4
 """So many places of a plan are looked at closely; only two are ever asked."""
+
+
+async def unasked(price: PriceRow) -> None:
+    """Nothing more is to be asked."""
+    del price
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -102,10 +111,12 @@ class Admission:
         wished: Wish | None = None,
         *,
         searches: bool = False,
+        look: Look = unasked,
     ) -> Chosen:
         """Who serves ``request``, and what is left of it once all that it shows was brought.
 
-        ``admit`` is told how many bytes came beside the body. Raises Refused.
+        ``admit`` is told how many bytes came beside the body, ``look`` what a token costs before
+        anything is fetched. Raises Refused.
         """
         offer = self._catalog.offer(request.model)
         if principal.models and offer.card.id not in principal.models:
@@ -125,7 +136,9 @@ class Admission:
         request, left_out = rules.check(request, offer, principal.policy)
         kept = not principal.zero_retention
         # After the abilities, so that nothing is fetched that cannot be used.
-        request = await self._eyes.bring(request, principal.account, keep=kept, admit=admit)
+        request = await self._eyes.bring(
+            request, principal.account, keep=kept, admit=admit, look=partial(look, offer.price)
+        )
         repaired: tuple[int, ...] = ()
         if offer.card.family == "kimi":
             request, repaired = await self._replay.mend(tenant, request, kept=kept)
@@ -158,13 +171,16 @@ class Admission:
         request: Request,
         headers: dict[str, str],
         admit: Admit,
+        look: Look = unasked,
     ) -> Job:
         """The job that ``request`` is; writes what it says of it into ``headers``. Raises Refused.
 
         No money has moved, and no answer was asked for, when it returns.
         """
         wished = self.wish(principal, visit.way)
-        chosen = await self.choose(principal, request, admit, wished, searches=visit.searches)
+        chosen = await self.choose(
+            principal, request, admit, wished, searches=visit.searches, look=look
+        )
         request, offer, first = chosen.request, chosen.offer, chosen.steps[0].target
         visit.berth = berth = self._router.take(chosen.steps[0], chosen.prefix)
         prompt = await self._counting.prompt(request, offer, chosen.steps)

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from moongate.core.errors import ClientLeft, Refused
+from moongate.core.errors import ClientLeft, Refused, UpstreamError, UpstreamOverloaded
 from moongate.core.events import (
     Aside,
     Event,
@@ -26,6 +26,7 @@ from moongate.core.events import (
 from moongate.core.money import Bill
 from moongate.core.ports import Clock, Codec, Head, Reply
 
+OVERLOADED_WAIT_S: Final = 2.0
 SILENCE_S: Final = 10.0
 """After so much silence a stream gets a comment frame, so that no proxy cuts it."""
 _PULSE_S: Final = 2.5
@@ -198,3 +199,12 @@ async def refuse(reply: Reply, codec: Codec, error: Refused, headers: Mapping[st
     """Send ``error`` as a whole answer with its status and headers."""
     body = codec.write_error(error)
     await reply.send(error.status, {**headers, **error.headers()}, body, close=error.row.close)
+
+
+def unavailable(error: UpstreamError) -> Refused:
+    """What the client is told of an upstream's fault before anything was sent."""
+    if error.kind == "account":  # our wallet or key there: never the customer's 402
+        return Refused("overloaded", retry_after_s=OVERLOADED_WAIT_S)
+    if isinstance(error, UpstreamOverloaded):
+        return Refused(error.code, retry_after_s=error.retry_after_s or OVERLOADED_WAIT_S)
+    return Refused(error.code)

@@ -11,6 +11,7 @@ the upstream or we fail, the customer pays nothing. Booking is never interrupted
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from moongate.access.idempotency import Idempotency
@@ -23,18 +24,17 @@ from moongate.core.errors import (
     LedgerUnavailable,
     Refused,
     UpstreamError,
-    UpstreamOverloaded,
     UpstreamRefused,
 )
 from moongate.core.money import Bill, charge
 from moongate.core.ports import NO_FILES, Clock, Codec, Upstream
 from moongate.core.request import Request
-from moongate.core.rows import Outcome
+from moongate.core.rows import Outcome, PriceRow
 from moongate.core.spelling import Spelling, long_texts
 from moongate.core.store import Idem
 from moongate.counting import Counting
 from moongate.cover import Cover
-from moongate.delivery import refuse
+from moongate.delivery import OVERLOADED_WAIT_S, refuse, unavailable
 from moongate.ledger.book import Book, Held, Payer, Told
 from moongate.log import Log
 from moongate.media.eyes import Eyes
@@ -48,7 +48,6 @@ from moongate.search.desk import Desk
 from moongate.upstream.replay import Replay
 from moongate.visit import Admit, Job, Visit
 
-_OVERLOADED_WAIT_S: Final = 2.0
 _READ_AT_ONCE: Final = 2 << 20
 """Bytes of a body that take a few milliseconds to read."""
 
@@ -103,8 +102,9 @@ class Gateway:
                 body = await visit.body(lease.bytes)
                 request = await self._read(codec, body)
                 job = await self.admission.admit(
-                    codec, visit, principal, request, headers, lease.bytes
-                )
+                    codec, visit, principal, request, headers, lease.bytes,
+                    partial(self._look, visit, lease),
+                )  # fmt: skip
                 idem = await self.idempotency.mark(
                     principal.account, visit.idempotency, codec.name, body
                 )
@@ -125,7 +125,7 @@ class Gateway:
             await refuse(visit.reply, codec, error, headers)
         except LedgerUnavailable as error:
             self.log.event("ledger_unavailable", request=visit.id, kind=error.kind)
-            gone = Refused("ledger_unavailable", retry_after_s=_OVERLOADED_WAIT_S)
+            gone = Refused("ledger_unavailable", retry_after_s=OVERLOADED_WAIT_S)
             await refuse(visit.reply, codec, gone, headers)
         finally:
             self._visits.discard(visit)
@@ -163,15 +163,19 @@ class Gateway:
             return visit.credential
         return await self.keys.identify(visit.credential)
 
+    async def _look(self, visit: Visit, lease: Lease, price: PriceRow) -> None:
+        """Take one request of the rates, and see that there is money. Raises Refused."""
+        await lease.admit(visit.id, 0)
+        await self.book.look(_payer(lease.principal), price)
+
     async def _hold(self, job: Job, idem: Idem | None, lease: Lease) -> Held:
         """Set money aside. Raises Refused, which costs no tokens of a rate, LedgerUnavailable."""
-        who = job.principal
         texts = long_texts(job.ask.request)
         ahead = asyncio.create_task(_spell(job.ask.ahead, texts)) if texts else None
         try:
             held = await self.book.hold(
                 id=job.ask.id,
-                payer=Payer(who.key, who.account, who.project),
+                payer=_payer(job.principal),
                 model=job.offer.card.id,
                 price=job.offer.price,
                 terms=job.terms(),
@@ -210,7 +214,7 @@ class Gateway:
             job.refuse(Refused(error.row, **error.facts), within=error.row)
         except UpstreamError as error:
             outcome = "upstream_error"
-            job.refuse(_unavailable(error))
+            job.refuse(unavailable(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours ends one request, uncharged
             outcome = "gateway_error"
             self.log.event("fault", request=visit.id, error=type(error).__name__)
@@ -242,7 +246,7 @@ class Gateway:
     def _no_ledger(self, job: Job, error: LedgerUnavailable) -> None:
         """Note that the ledger cannot serve a request that runs: it costs nothing."""
         self.log.event("ledger_unavailable", request=job.ask.id, kind=error.kind)
-        gone = Refused("ledger_unavailable", retry_after_s=_OVERLOADED_WAIT_S)
+        gone = Refused("ledger_unavailable", retry_after_s=OVERLOADED_WAIT_S)
         job.refuse(gone, within="ledger_unavailable")
 
     async def _tell(self, job: Job, outcome: Outcome, bill: Bill | None) -> None:
@@ -278,16 +282,11 @@ class Gateway:
         )  # fmt: skip
 
 
+def _payer(who: Principal) -> Payer:
+    return Payer(who.key, who.account, who.project)
+
+
 async def _spell(ahead: Spelling, texts: Sequence[str]) -> None:
     """Spell ``texts`` for the upstream; others have their turn between any two pieces."""
     for _ in ahead.write(texts):
         await asyncio.sleep(0)
-
-
-def _unavailable(error: UpstreamError) -> Refused:
-    """What the client is told of an upstream's fault before anything was sent."""
-    if error.kind == "account":  # our wallet or key there: never the customer's 402
-        return Refused("overloaded", retry_after_s=_OVERLOADED_WAIT_S)
-    if isinstance(error, UpstreamOverloaded):
-        return Refused(error.code, retry_after_s=error.retry_after_s or _OVERLOADED_WAIT_S)
-    return Refused(error.code)

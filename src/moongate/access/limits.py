@@ -79,17 +79,22 @@ class Lease:
 
         ``tokens`` is the most that the prompt and the first slice of output can be. What exceeds a
         whole minute's worth counts as that much, so that a large request passes when nothing is
-        owed.
+        owed. A second call takes the tokens alone: the request and the place are taken.
         """
+        first = not self.id
         rates = _rates(self.principal, tokens)
-        rooms = _rooms(self.principal)
+        rooms = _rooms(self.principal) if first else ()
         self._tokens = tuple(rate for rate in rates if rate.name.endswith(":tokens"))
+        rates = rates if first else self._tokens
         self._taken = [rate.amount for rate in self._tokens]
         self.id = id  # from here on, whatever was taken is given back
-        answer = await self._limits.ask(Ask(self.principal.account, "take", (id,), rates, rooms))
-        self._headers = _standing(rates, answer)
+        answer = await self._limits.ask(
+            Ask(self.principal.account, "take", (id,) if first else (), rates, rooms)
+        )
+        self._headers |= _standing(rates, answer)
         if answer.refused >= 0:
-            self.id = ""
+            if first:
+                self.id = ""
             name = [*(rate.name for rate in rates), *(room.name for room in rooms)][answer.refused]
             dimension = _DIMENSIONS[name.partition(":")[2]]
             raise RateLimited(dimension, answer.wait_ms, self.headers())

@@ -117,6 +117,26 @@ class Book:
             raise _refused(answer)
         return held
 
+    async def look(self, payer: Payer, price: PriceRow) -> None:
+        """Raise Refused where :meth:`hold` would, because not one token of a prompt can be paid.
+
+        It sets nothing aside, so it promises nothing.
+        """
+        least = price.price.input
+        if not least:
+            return
+        wallet = await self._store.account(payer.account)
+        left = [wallet.available_nanos if wallet is not None else 0]
+        pays = {("key", payer.key), ("account", payer.account)}
+        pays.add(("project", f"{payer.account}/{payer.project}"))
+        left += [
+            budget.cap_nanos - budget.spent_nanos - budget.held_nanos
+            for budget in await self._store.budgets(payer.account, self._clock.now_ms())
+            if (budget.scope, budget.subject) in pays
+        ]
+        if min(left) < least:
+            raise Refused("insufficient_quota")
+
     async def extend(self, held: Held) -> int:
         """Ask for the next slice; returns how many more tokens are covered now (0: refused).
 

@@ -6,7 +6,8 @@ moment. What is wrong is told by the field that names it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ from moongate.media.datas import BadData, Data
 from moongate.media.fetch import Fetcher
 from moongate.media.pictures import BadPicture
 from moongate.media.shelf import Shelf
+from moongate.media.turns import Turns
 from moongate.media.videos import BadVideo
 
 MEDIA_MAX: Final = 1_024
@@ -31,6 +33,10 @@ FETCH_S: Final = 30.0
 VIDEO_BYTES_MAX: Final = 100_000_000
 _FETCHES_AT_ONCE: Final = 4
 _FETCHES_IN_ALL: Final = 16
+_FETCHES_EACH: Final = 8
+"""Of these for one account."""
+_WAIT_S: Final = 10.0
+"""For a first turn at fetching."""
 _BESIDE_CHARS: Final = 65_536
 """From so many characters on the event loop does not wait."""
 _ACCEPT: Final = "image/png,image/jpeg,image/webp,image/gif"
@@ -39,6 +45,8 @@ _Name = tuple[type[Part], str]
 """A part by its kind and address."""
 Admit = Callable[[int], Awaitable[None]]
 """Told how many bytes came in beside the body; may raise Refused."""
+Look = Callable[[], Awaitable[None]]
+"""Called before anything is fetched; may raise Refused."""
 
 
 class Eyes:
@@ -47,9 +55,11 @@ class Eyes:
     def __init__(self, fetcher: Fetcher | None, files: Files) -> None:
         self.fetcher, self._files = fetcher, files
         self.shelf = Shelf()
-        self._turns = asyncio.Semaphore(_FETCHES_IN_ALL)
+        self._turns = Turns(_FETCHES_IN_ALL, _FETCHES_EACH, _WAIT_S)
 
-    async def bring(self, request: Request, account: str, *, keep: bool, admit: Admit) -> Request:
+    async def bring(
+        self, request: Request, account: str, *, keep: bool, admit: Admit, look: Look
+    ) -> Request:
         """``request`` with data URLs only. ``keep``: what is fetched may lie on the shelf.
 
         Raises Refused naming the part.
@@ -78,7 +88,16 @@ class Eyes:
             else:
                 raise Refused("image_url_not_allowed", at)
         if distant:
-            made |= await self._fetched(distant, account, admit, keep=keep)
+            found = await self._kept(distant, account, admit) if keep else {}
+            if len(found) < len(distant):
+                await look()
+                found |= await self._fetched(
+                    {url: at for url, at in distant.items() if url not in found},
+                    account,
+                    admit,
+                    keep=keep,
+                )
+            made |= {(ImagePart, url): ImagePart(data) for url, data in found.items()}
         return msgspec.structs.replace(
             request, messages=tuple(_shows(message, made) for message in request.messages)
         )
@@ -97,48 +116,84 @@ class Eyes:
         url = await asyncio.to_thread(datas.write, found.data, f"{kind}/unknown")
         return await _judged(msgspec.structs.replace(part, url=url), at)
 
+    async def _kept(self, urls: Iterable[str], account: str, admit: Admit) -> dict[str, str]:
+        """What of these lies on the shelf, as data URLs."""
+        found = {url: data for url in urls if (data := self.shelf.find(account, url)) is not None}
+        for data in found.values():
+            await admit(len(data))
+        return found
+
     async def _fetched(
-        self, distant: dict[str, str], account: str, admit: Admit, *, keep: bool
-    ) -> dict[_Name, Part]:
-        """The pictures at these addresses; values say where each stands in the request."""
-        left = [FETCHED_BYTES_MAX]
-        ours = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        self, urls: dict[str, str], account: str, admit: Admit, *, keep: bool
+    ) -> dict[str, str]:
+        """The pictures at these addresses; values say where each stands in the request.
 
-        async def one(url: str, at: str) -> Part:
-            async with ours, self._turns:
-                found = self.shelf.find(account, url) if keep else None
-                if found is None:
-                    found = await self._one(url, at, left)
-                    if keep:
-                        self.shelf.keep(account, url, found)
-            await admit(len(found))
-            return ImagePart(found)
+        Its time begins with its first turn, for which it waits another time.
+        """
+        found: dict[str, str] = {}
+        left, room = deque(urls.items()), _Room()
 
-        tasks = {url: asyncio.create_task(one(url, at)) for url, at in distant.items()}
+        async def some() -> None:
+            while left:
+                url, at = left.popleft()
+                data = await self._one(url, at, room)
+                if keep:
+                    self.shelf.keep(account, url, data)
+                await admit(len(data))
+                found[url] = data
+
+        turns = await self._turns.take(account, min(_FETCHES_AT_ONCE, len(urls)))
+        tasks = [asyncio.create_task(some()) for _ in range(turns)]
+        for task in tasks:
+            task.add_done_callback(lambda _: self._turns.give(account))
         try:
             async with asyncio.timeout(FETCH_S):
-                await asyncio.gather(*tasks.values())
+                await asyncio.gather(*tasks)
         except TimeoutError:
-            late = (at for url, at in distant.items() if tasks[url].cancelled())
+            late = (at for url, at in urls.items() if url not in found)
             raise Refused("image_fetch_failed", next(late, None)) from None
         finally:
-            for task in tasks.values():
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-        return {(ImagePart, url): task.result() for url, task in tasks.items()}
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return found
 
-    async def _one(self, url: str, at: str, left: list[int]) -> str:
-        """The picture at one address, as a data URL. ``left`` are bytes that may come yet."""
+    async def _one(self, url: str, at: str, room: "_Room") -> str:
+        """The picture at one address, as a data URL."""
         assert self.fetcher is not None
-        room = min(fetch.BYTES_MAX, left[0])
+        bytes_max = await room.take()
         try:
-            found = await self.fetcher.fetch(url, bytes_max=room, accept=_ACCEPT)
+            found = await self.fetcher.fetch(url, bytes_max=bytes_max, accept=_ACCEPT)
         except UrlRefused:
             raise Refused("image_url_not_allowed", at) from None
         except FetchFailed:
             raise Refused("image_fetch_failed", at) from None
-        left[0] = max(0, left[0] - len(found.data))
+        room.give(bytes_max - len(found.data))
         return await asyncio.to_thread(_picture, found.data, at)
+
+
+class _Room:
+    """How many bytes one request's pictures may have yet. Who fetches has taken what may come."""
+
+    def __init__(self) -> None:
+        self._left, self._fetching = FETCHED_BYTES_MAX, 0
+        self._given = asyncio.Event()
+
+    async def take(self) -> int:
+        """Room for one picture; less than the largest only where nobody gives any back."""
+        while self._left < fetch.BYTES_MAX and self._fetching:
+            self._given.clear()
+            await self._given.wait()
+        self._fetching += 1
+        bytes_max = min(fetch.BYTES_MAX, self._left)
+        self._left -= bytes_max
+        return bytes_max
+
+    def give(self, unused: int) -> None:
+        """One was fetched, and so much was not used."""
+        self._fetching -= 1
+        self._left += unused
+        self._given.set()
 
 
 def _shown(request: Request) -> Iterator[tuple[str, ImagePart | VideoPart]]:
