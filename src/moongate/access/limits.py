@@ -81,20 +81,17 @@ class Lease:
         whole minute's worth counts as that much, so that a large request passes when nothing is
         owed. A second call takes the tokens alone: the request and the place are taken.
         """
-        first = not self.id
-        rates = _rates(self.principal, tokens)
-        rooms = _rooms(self.principal) if first else ()
+        first, rates = not self.id, _rates(self.principal, tokens)
+        rooms, ids = (_rooms(self.principal), (id,)) if first else ((), ())
         self._tokens = tuple(rate for rate in rates if rate.name.endswith(":tokens"))
-        rates = rates if first else self._tokens
         self._taken = [rate.amount for rate in self._tokens]
+        if not first and not (rates := self._tokens):
+            return
         self.id = id  # from here on, whatever was taken is given back
-        answer = await self._limits.ask(
-            Ask(self.principal.account, "take", (id,) if first else (), rates, rooms)
-        )
+        answer = await self._limits.ask(Ask(self.principal.account, "take", ids, rates, rooms))
         self._headers |= _standing(rates, answer)
         if answer.refused >= 0:
-            if first:
-                self.id = ""
+            self.id = "" if first else id
             name = [*(rate.name for rate in rates), *(room.name for room in rooms)][answer.refused]
             dimension = _DIMENSIONS[name.partition(":")[2]]
             raise RateLimited(dimension, answer.wait_ms, self.headers())
