@@ -1,5 +1,6 @@
 """Documents over HTTP: their text, and those that are broken or made to hurt."""
 
+import asyncio
 import io
 import json
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from moongate.core.errors import Refused
 from moongate.media import reader, texts
 from moongate.upstream.scripted import ScriptedServer
 from serving_kit import ONE_UPSTREAM, serve
@@ -115,6 +117,33 @@ async def test_reading_ends_in_time(client, monkeypatch):
     assert await read(client, pdf(b"")) == "!too_slow"
 
 
+async def test_one_account_reads_one_document_at_a_time_and_none_waits_for_ever(monkeypatch):
+    reading, most, gone = [], [], asyncio.Event()
+
+    async def read(kind: str, data: bytes, total_s: float) -> tuple[int, bytes]:
+        assert (kind, total_s) == ("pdf", texts.READ_S)
+        reading.append(data)
+        most.append(len(reading))
+        await gone.wait()
+        reading.remove(data)
+        return 0, b"read"
+
+    monkeypatch.setattr(texts.beside, "read", read)
+    it = texts.Texts()
+    tasks = [asyncio.create_task(it.read(b"%PDF-1", "a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(it.read(b"%PDF-2", "b")))
+    await asyncio.sleep(0.01)
+    assert reading == [b"%PDF-1", b"%PDF-2"]
+    it._turns.wait_s = 0.01
+    with pytest.raises(Refused, match="overloaded"):
+        await it.read(b"%PDF-3", "c")
+    gone.set()
+    assert await asyncio.gather(*tasks) == [(b"read", "")] * 4
+    assert max(most) == 2
+    assert it._turns.taken == 0
+
+
 async def test_too_many_pages_and_too_much_text_are_told(monkeypatch):
     monkeypatch.setattr(reader, "PAGES_MAX", 0)
     with pytest.raises(reader.Unread, match="too_large"):
@@ -127,10 +156,15 @@ def test_the_reader_binds_itself():
         "import os\n"
         "try: open('/tmp/moongate-reader', 'w').write('x' * 9000); print('wrote')\n"
         "except OSError: print('bound', r.getrlimit(r.RLIMIT_CPU)[1], r.getrlimit(r.RLIMIT_CORE))\n"
+        "print(r.getrlimit(r.RLIMIT_NPROC), os.nice(0) >= 10)\n"
+        "if os.getuid():\n"
+        "    try: os._exit(0) if os.fork() == 0 else print('forked')\n"
+        "    except OSError: pass\n"
     )
     import subprocess
     import sys
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     Path("/tmp/moongate-reader").unlink(missing_ok=True)
-    assert done.stdout.strip() == f"bound {reader.CPU_S} (0, 0)", done.stderr
+    bound = [f"bound {reader.CPU_S} (0, 0)", "(0, 0) True"]
+    assert done.stdout.splitlines() == bound, done.stderr

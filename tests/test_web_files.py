@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import openai
@@ -11,7 +12,9 @@ import pytest
 
 from moongate.app.parts import make_uploads
 from moongate.core.ports import ManualClock
+from moongate.media import texts
 from moongate.upstream.scripted import ScriptedServer
+from moongate.web import files
 from picture_kit import mp4, png, url
 from serving_kit import Served, serve
 
@@ -246,6 +249,56 @@ async def test_latin_utf16_needs_no_mark(client):
         data = "Name three moons.".encode(encoding)
         file = await client.files.create(file=("a", data), purpose="file-extract")
         assert "Name three moons." in (await client.files.content(file.id)).text
+
+
+async def text_of(client: openai.AsyncOpenAI, data: bytes) -> str:
+    """The text of ``data``, or the word that says why there is none; the file is gone then."""
+    file = await client.files.create(file=("a", data), purpose="file-extract")
+    text = f'{{"content":"!{file.status_details}"}}'
+    if file.status == "ok":
+        text = (await client.files.content(file.id)).text
+    await client.files.delete(file.id)
+    return json.loads(text)["content"]
+
+
+async def test_large_text_is_read_and_told_in_pieces(client, monkeypatch):
+    """No single call holds the interpreter for long, and none of them is on the event loop."""
+    encode, calls = files._encode, []
+
+    def seen(value: Any) -> bytes:
+        calls.append((len(value), threading.get_ident()))
+        return encode(value)
+
+    monkeypatch.setattr(files, "_encode", seen)
+    for module in (files, texts):
+        monkeypatch.setattr(module, "_PIECE_BYTES", 5)
+    said = 'Io, "Ганимед"\n木卫三\\ ' * 9
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        assert await text_of(client, said.encode(encoding)) == said
+    assert max(size for size, _ in calls) <= 5
+    assert threading.get_ident() not in {thread for _, thread in calls}
+    for data in (b"Io \xff", "Io Γ".encode()[:-1], "Io Γ".encode("utf-16")[:-1]):
+        assert await text_of(client, data) == "!not_utf8"
+    assert await text_of(client, b" " * 20) == "!no_text"
+
+
+@pytest.mark.parametrize(
+    ("data", "told", "looks"),
+    [
+        (b"x" * 10, "x" * 10, 2),
+        (b"x" * 11, "!too_large", 2),
+        (("x" * 9).encode("utf-32"), "x" * 9, 2),
+        (b"x" * 41, "!too_large", 1),
+    ],
+)
+async def test_too_much_text_is_refused_before_it_is_decoded(
+    client, monkeypatch, data, told, looks
+):
+    seen, find = [], texts.encoding
+    monkeypatch.setattr(texts, "TEXT_BYTES_MAX", 10)
+    monkeypatch.setattr(texts, "encoding", lambda data: seen.append(len(data)) or find(data))
+    assert await text_of(client, data) == told
+    assert len(seen) == looks  # once to see that it is text, once to decode it
 
 
 async def test_text_that_cannot_be_read_is_told_by_a_word(client):

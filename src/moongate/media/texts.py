@@ -5,14 +5,15 @@ Text is decoded here. What cannot be read is told by a word; what nobody reads h
 
 import asyncio
 import codecs
+import io
 import re
 import signal
-import sys
 from importlib.util import find_spec
 from typing import Final
 
 from moongate.core.errors import MoongateError, Refused
-from moongate.media import reader
+from moongate.media import beside
+from moongate.media.turns import Turns
 from moongate.wire import pictures
 
 TEXT_BYTES_MAX: Final = 16 << 20
@@ -30,6 +31,10 @@ READ_S: Final = 30.0
 WORDS: Final = ("broken", "encrypted", "no_text", "not_utf8", "too_large", "too_slow", "unknown")
 """What a client may be told instead of a text."""
 _AT_ONCE: Final = 2
+_WAIT_S: Final = 30.0
+_BYTES_PER_TEXT_BYTE: Final = 4
+"""At most, in any encoding that is read: an ASCII letter in UTF-32."""
+_PIECE_BYTES: Final = 1 << 20
 
 
 class BadText(MoongateError):
@@ -41,49 +46,41 @@ class BadText(MoongateError):
 
 
 class Texts:
-    """Reads documents, a few at once; the others wait."""
+    """Reads documents, a few at once and one of an account; the others wait for a time."""
 
     def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns = Turns(_AT_ONCE, 1, _WAIT_S)
 
-    async def read(self, data: bytes) -> tuple[bytes, str]:
+    async def read(self, data: bytes, account: str) -> tuple[bytes, str]:
         """The text in ``data`` as UTF-8, and a word that says why there is none, else nothing.
 
-        Raises Refused where it is no kind of document that is read here.
+        Raises Refused where it is no kind of document that is read here, and where ``account``
+        waited too long (503).
         """
         kind = _kind(data)
         try:
             if kind in ("pdf", "office"):
-                return await self._read(kind, data), ""
+                return await self._read(kind, data, account), ""
             text = await asyncio.to_thread(_decoded, data)
-            return (await self._read("html", text) if _HTML.match(text[:_LOOKED_AT]) else text), ""
+            if _HTML.match(text[:_LOOKED_AT]):
+                text = await self._read("html", text, account)
         except BadText as error:
             return b"", error.kind
+        return text, ""
 
-    async def _read(self, kind: str, data: bytes) -> bytes:
-        """What a process of its own reads in ``data``. Raises BadText."""
-        async with self._turns:
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-B", "-X", "utf8", reader.__file__, kind),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env={},
-                cwd="/",
-            )
-            try:
-                async with asyncio.timeout(READ_S):
-                    text, _ = await child.communicate(data)
-            except TimeoutError:
-                raise BadText("too_slow") from None
-            finally:
-                if child.returncode is None:
-                    child.kill()
-                    await child.wait()
-        if child.returncode == 0 and len(text) <= TEXT_BYTES_MAX:
+    async def _read(self, kind: str, data: bytes, account: str) -> bytes:
+        """What a process of its own reads in ``data``. Raises BadText and Refused."""
+        turns = await self._turns.take(account)
+        try:
+            code, text = await beside.read(kind, data, READ_S)
+        except TimeoutError:
+            raise BadText("too_slow") from None
+        finally:
+            self._turns.give(account, turns)
+        if code == 0 and len(text) <= TEXT_BYTES_MAX:
             return text
-        word = text.decode("ascii", "replace")
-        if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        word = text[:_LOOKED_AT].decode("ascii", "replace")
+        if code in (-signal.SIGXCPU, -signal.SIGKILL):
             word = "too_slow"
         raise BadText(word if word in WORDS else "broken")
 
@@ -120,13 +117,20 @@ def encoding(data: bytes) -> str:
 
 
 def _decoded(data: bytes) -> bytes:
+    """Text as UTF-8; in pieces, so that nobody else waits long for a large one. Raises BadText."""
+    if len(data) > _BYTES_PER_TEXT_BYTE * TEXT_BYTES_MAX:
+        raise BadText("too_large")
+    decoder = codecs.getincrementaldecoder(encoding(data))()
+    made, blank = io.BytesIO(), True
     try:
-        text = data.decode(encoding(data))
+        for at in range(0, len(data) or 1, _PIECE_BYTES):
+            piece = decoder.decode(data[at : at + _PIECE_BYTES], at + _PIECE_BYTES >= len(data))
+            blank = blank and not piece.strip()
+            made.write(piece.encode("utf-8", "replace"))
+            if made.tell() > TEXT_BYTES_MAX:
+                raise BadText("too_large")
     except UnicodeDecodeError:
         raise BadText("not_utf8") from None
-    if not text.strip():
+    if blank:
         raise BadText("no_text")
-    made = text.encode("utf-8", "replace")
-    if len(made) > TEXT_BYTES_MAX:
-        raise BadText("too_large")
-    return made
+    return made.getvalue()
