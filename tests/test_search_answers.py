@@ -10,7 +10,7 @@ import pytest
 from moongate.core.money import Usage
 from moongate.upstream.prompts import rounds
 from moongate.upstream.scripted import ScriptedServer
-from search_kit import BUILTIN, SEARCH_NANOS, FakeEngine, bodies, call, config, engine, told
+from search_kit import BUILTIN, MOONS, SEARCH_NANOS, FakeEngine, bodies, call, config, engine, told
 from serving_kit import Served, ask, serve
 
 THREE = f"""think I should look.
@@ -171,15 +171,23 @@ async def test_no_search_no_fee(tmp_path: Path) -> None:
     ):
         got = await whole(served)
         assert (got["usage"]["searches"], got["usage"]["cost_nanos"]) == (0, 50 * 480 + 2 * 2000)
+        assert "search_errors" not in got["usage"]
         assert web.asked == []
 
 
-TROUBLES = ("500", "401", "429", "garbage", "shape", "huge", "empty", "slow", "down")
+TROUBLES = {
+    **dict.fromkeys(("500", "429", "down"), "unavailable"),
+    **dict.fromkeys(("garbage", "shape", "huge"), "malformed"),
+    "401": "refused",
+    "empty": "empty",
+    "slow": "timeout",
+}
 
 
+@pytest.mark.parametrize("read", [whole, streamed])
 @pytest.mark.parametrize("trouble", TROUBLES)
-async def test_a_failing_engine_is_told_to_the_model_and_costs_nothing(
-    tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_failing_engine_is_told_to_model_and_client_and_costs_nothing(
+    tmp_path: Path, trouble: str, read: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moongate.search.finding.DEADLINE_S", 0.3)
     script = (
@@ -191,13 +199,31 @@ async def test_a_failing_engine_is_told_to_the_model_and_costs_nothing(
         serve(tmp_path, config(upstream.base_url, _gone(web, trouble))) as served,
     ):
         served.app.searches.finding._deadline_s = 0.3
-        got = await whole(served)
+        got = await read(served)
         assert (got["content"], got["finish"]) == ("I cannot look.", "stop")
         assert not got["annotations"]
         assert got["usage"]["searches"] == 0
+        assert got["usage"]["search_errors"] == [TROUBLES[trouble]]
         assert got["usage"]["cost_nanos"] == 140 * 480 + 9 * 2000
         assert "error" in told(bodies(upstream)[1]["messages"][-1])
         assert "secret" not in served.log.getvalue()
+        await served.sound()
+
+
+async def test_of_several_searches_each_that_brought_nothing_has_its_word(tmp_path: Path) -> None:
+    def args(query: str) -> str:
+        return f"tool web_search {json.dumps({'query': query} if query else {})}\n"
+
+    queries = ("a", "", "b", "c")
+    calls = "".join(map(args, queries))
+    async with (
+        engine(pages=lambda query: MOONS if query == "b" else ()) as web,
+        ScriptedServer(rounds(f"{calls}finish tool_calls\n---\ntext Two.\n")) as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        usage = (await whole(served))["usage"]
+        assert (usage["searches"], web.asked) == (1, ["a", "b"])
+        assert usage["search_errors"] == ["empty", "no_query", "limit"]
         await served.sound()
 
 

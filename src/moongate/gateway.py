@@ -199,7 +199,7 @@ class Gateway:
             debit = self.book.track
             cover = Cover(self.book, held, self.clock, lambda more: debit(lease.debit(more)))
             outcome = await self.passage.through(visit, job, cover)
-            job.delivery.draft(self.book.bill(held, job.used(), job.attempts))
+            job.delivery.draft(job.shown(self.book.bill(held, job.used(), job.attempts)))
         except asyncio.CancelledError:
             outcome = visit.ended or "gateway_error"
             if outcome == "gateway_error":
@@ -255,7 +255,7 @@ class Gateway:
             if outcome == "client_left":
                 return
             if bill is not None:
-                await job.delivery.end(bill)
+                await job.delivery.end(job.shown(bill))
             elif job.refusal is not None:
                 await job.delivery.fail(*job.refusal)
         except ClientLeft:

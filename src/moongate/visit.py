@@ -15,7 +15,7 @@ from moongate.access.keys import Principal
 from moongate.core.cards import Offer
 from moongate.core.errors import Refused, UpstreamTooLong
 from moongate.core.events import Due, Round
-from moongate.core.money import Usage
+from moongate.core.money import Bill, Usage
 from moongate.core.ports import Ask, Reply
 from moongate.core.request import Request
 from moongate.core.rows import Outcome
@@ -185,6 +185,10 @@ class Job:
         if more.output_tokens_max < wanted:
             self.headers["x-moongate-clamped"] = "max_completion_tokens"
         return more.output_tokens_max > 0
+
+    def shown(self, bill: Bill) -> Bill:
+        """``bill`` as the client sees it: with what became of searches that brought nothing."""
+        return msgspec.structs.replace(bill, search_errors=tuple(self.tap.search_errors))
 
     def refuse(self, error: Refused, within: str = "stream_interrupted") -> None:
         """Remember what to tell the client instead of an answer."""

@@ -92,9 +92,10 @@ class Due(Sealed, frozen=True):
 
 
 class Searched(msgspec.Struct, frozen=True, gc=False):
-    """So many searches of the web were carried out."""
+    """So many searches of the web were carried out; or none, and ``failed`` is a word for why."""
 
     count: int = 1
+    failed: str = ""
 
 
 class Citation(Sealed, frozen=True):

@@ -68,13 +68,15 @@ class Bill(msgspec.Struct, frozen=True):
     """What the customer sees at the end of an answer: the usage and its charge in nano-dollars.
 
     ``attempts``: how many answers were made until one was as promised; ``usage`` is that one's.
-    ``saved_nanos``: what its cached tokens cost less than uncached ones.
+    ``saved_nanos``: what its cached tokens cost less than uncached ones. ``search_errors``: a word
+    for each search that was asked for and brought nothing; it is no part of the charge.
     """
 
     usage: Usage
     cost_nanos: int
     attempts: int = 1
     saved_nanos: int = 0
+    search_errors: tuple[str, ...] = ()
 
 
 def charge(usage: Usage, price: Price) -> int:

@@ -56,6 +56,7 @@ class Tap:
         self.accepted = False
         self._done: set[int] = set()
         self.pieces = self.searches = 0
+        self.search_errors: list[str] = []
         self._rounds: list[tuple[Counts, Usage, list[str]]] = []
         self._next: Count | None = None
         self._open(self._first)
@@ -86,6 +87,7 @@ class Tap:
                 self._accept()
             elif kind is Searched:
                 self.searches += event.count  # type: ignore[union-attr]  # it has a count
+                self.search_errors += [event.failed] if event.failed else []  # type: ignore[union-attr]  # as above
             elif kind is Finished:
                 self._done.add(event.choice)  # type: ignore[union-attr]  # Finished has a choice
 

@@ -22,7 +22,6 @@ from moongate.core.cards import Facts
 from moongate.core.events import Due, Event, Finished, Searched
 from moongate.core.ports import Ask, Probe, Upstream, WebSearch
 from moongate.core.request import Call, Request
-from moongate.search import quoting
 from moongate.search.finding import Finding
 from moongate.search.run import Ran, Run
 from moongate.search.sealing import Seal
@@ -88,13 +87,12 @@ class Searching:
             answers: list[tuple[Call, Ran]] = []
             for at, call in enumerate(turn.calls):
                 if (why := run.forbids(call, at)) is not None:
-                    answers.append((call, Ran("", quoting.trouble(why), searched=False)))
-                    continue
-                yield [Due(searches=1)]
-                ran = await run.search(query_of(call.arguments), turn, at)
+                    ran = Ran.nothing("", why)
+                else:
+                    yield [Due(searches=1)]
+                    ran = await run.search(query_of(call.arguments), turn, at)
                 answers.append((call, ran))
-                if ran.searched:
-                    yield [Searched()]
+                yield [Searched() if ran.searched else Searched(0, ran.error)]
             if search.by_client:
                 yield run.carried(turn, answers)
                 return

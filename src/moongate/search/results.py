@@ -22,6 +22,12 @@ SEARCH_KINDS: Final = (
     *("down", "slow", "empty", "malformed", "limited", "refused", "status", "not_started"),
 )
 """How a search can fail."""
+ERRORS: Final = {
+    **dict.fromkeys(("down", "status", "limited", "not_started"), "unavailable"),
+    **dict.fromkeys(("too_many", "no_room", "limit"), "limit"),
+    "slow": "timeout",
+}
+"""What a client is told of a search that brought nothing; other kinds keep their word."""
 
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"

@@ -16,7 +16,7 @@ from moongate.meter.tokens import Count
 from moongate.search import quoting
 from moongate.search.citing import Citing
 from moongate.search.finding import Finding
-from moongate.search.results import SearchFailed
+from moongate.search.results import ERRORS, SearchFailed
 from moongate.search.sealing import Carried, Seal
 from moongate.search.tool import BUILTIN, query_of
 from moongate.search.turn import Turn
@@ -36,6 +36,12 @@ class Ran(NamedTuple):
     query: str
     message: str
     searched: bool
+    error: str = ""
+
+    @classmethod
+    def nothing(cls, query: str, kind: str) -> "Ran":
+        """A call that brought nothing, for the reason ``kind``."""
+        return cls(query, quoting.trouble(kind), searched=False, error=ERRORS.get(kind, kind))
 
 
 class Run:
@@ -89,7 +95,7 @@ class Run:
                 )
         except (SearchFailed, TimeoutError) as error:
             kind = error.kind if isinstance(error, SearchFailed) else "slow"
-            return Ran(query, quoting.trouble(kind), searched=False)
+            return Ran.nothing(query, kind)
         finally:
             self._left_s -= clock() - began_s
         to_come = min(len(turn.calls), CALLS_MAX) - at

@@ -92,6 +92,21 @@ _USAGE: Final = {
         "saved_nanos": {"type": "integer", "description": "What the cache saved, nano-dollars."},
         "saved_usd": {"type": "string", "description": "The same in dollars."},
         "searches": {**_COUNT, "description": "Searches of the web that were carried out."},
+        "search_errors": {
+            "type": "array",
+            "items": {
+                "enum": [
+                    "timeout",
+                    "unavailable",
+                    "malformed",
+                    "refused",
+                    "empty",
+                    "limit",
+                    "no_query",
+                ]
+            },
+            "description": "A word for each search that brought nothing.",
+        },
         "cost": {"type": "number", "description": "USD; the exact figure is cost_nanos."},
         "cost_nanos": {"type": "integer", "description": "Nano-dollars (10^-9 USD), exact."},
         "attempts": {"type": "integer", "description": "Answers made, where more than one was."},

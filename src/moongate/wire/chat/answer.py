@@ -3,9 +3,9 @@
 ``usage`` carries every spelling that clients read: Moonshot's flat ``cached_tokens``, OpenAI's
 nested details, and beside them the charge: ``cost_nanos`` (integer nano-dollars) and ``cost``, the
 same in dollars, printed from the integer; and ``saved_nanos`` with ``saved_usd``, what the cached
-tokens cost less than uncached ones would. ``searches`` are those of
-the web that were carried out. ``attempts`` stands there where more than one answer was
-made. The numbers are the bill's; none is computed here.
+tokens cost less than uncached ones would. ``searches`` are those of the web that were carried out;
+``search_errors`` has a word for each other one, where there was any. ``attempts`` stands there
+where more than one answer was made. The numbers are the bill's; none is computed here.
 """
 
 from typing import Any, Final
@@ -28,13 +28,15 @@ def usage_json(bill: Bill) -> bytes:
     """The usage object as JSON bytes; ``cost`` is a number that no float has touched."""
     usage = bill.usage
     attempts = f',"attempts":{bill.attempts}' if bill.attempts > 1 else ""
+    failed = ",".join(f'"{word}"' for word in bill.search_errors)
+    errors = f'"search_errors":[{failed}],' if failed else ""
     return (
         f'{{"prompt_tokens":{usage.prompt},"completion_tokens":{usage.output},'
         f'"total_tokens":{usage.total},"cached_tokens":{usage.cache_read},'
         f'"prompt_tokens_details":{{"cached_tokens":{usage.cache_read}}},'
         f'"completion_tokens_details":{{"reasoning_tokens":{usage.reasoning or 0}}},'
         f'"saved_nanos":{bill.saved_nanos},"saved_usd":"{nanos_to_usd(bill.saved_nanos)}",'
-        f'"searches":{usage.searches},'
+        f'"searches":{usage.searches},{errors}'
         f'"cost":{nanos_to_usd(bill.cost_nanos)},"cost_nanos":{bill.cost_nanos}{attempts}}}'
     ).encode()
 
