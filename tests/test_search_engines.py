@@ -140,7 +140,7 @@ async def test_no_failure_tells_the_query() -> None:
         ('engine = "searxng"', "search.base_url is missing"),
         ('engine = "tavily"', "search.api_key_env is missing"),
         ('engine = "brave"', "search.api_key_env is missing"),
-        ('engine = "ddgs"\nbase_url = "http://a"', "has no address"),
+        ('engine = "ddgs"\nbase_url = "http://a"', "Remove it"),
         ('engine = "searxng"\nbase_url = "ftp://a"', "search.base_url takes an http(s) address"),
         ('data_policy = "self-hosted"', 'only with engine "searxng"'),
         ('engine = "google"', "search.engine"),
