@@ -16,6 +16,7 @@ URL = "data:image/png;base64," + "QUJD" * 100
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A data URL is long from thirty characters on."""
+    monkeypatch.setattr(apart, "WORTH", 0)
     monkeypatch.setattr(apart, "LONG", 30)
 
 
@@ -30,7 +31,7 @@ def said(body: bytes) -> Any:
 def whole(body: bytes) -> Any:
     """The same where nothing is taken out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apart, "LONG", 1 << 30)
+        patch.setattr(apart, "WORTH", 1 << 30)
         return said(body)
 
 
@@ -91,6 +92,7 @@ def test_any_mixture_of_pieces_is_read_alike(data: Any) -> None:
         json.dumps({"a": value, text: 1}, ensure_ascii=False).encode(),
     ):
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(apart, "WORTH", 0)
             patch.setattr(apart, "LONG", 30)
             found = said(body)
         assert found == whole(body)

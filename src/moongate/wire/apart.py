@@ -8,6 +8,8 @@ import re
 import secrets
 from typing import Any, Final
 
+WORTH: Final = 2 << 20
+"""Bytes of a body that is looked at: the parser is done with a smaller one in a moment."""
 LONG: Final = 1 << 18
 """Bytes of a data URL that is taken out; also how much is looked through at once."""
 _OPENING: Final = b'"data:'
@@ -30,7 +32,7 @@ def take(body: bytes) -> tuple[bytes, Taken]:
     pieces: list[bytes | memoryview] = []
     view = memoryview(body)
     done = at = 0
-    while (at := body.find(_OPENING, at)) >= 0:
+    while (at := _next(body, at)) >= 0:
         start, end = at + 1, body.find(b'"', at + 1)
         at += len(_OPENING)
         if end - start < LONG or body[start - 2 : start - 1] == b"\\":
@@ -54,6 +56,16 @@ def put_back(value: Any, taken: Taken) -> Any:
     elif type(value) is list:
         value[:] = [put_back(inner, taken) for inner in value]
     return value
+
+
+def _next(body: bytes, at: int) -> int:
+    """Where the next data URL may begin, from ``at`` on; -1: nowhere."""
+    while at < len(body):
+        found = body.find(_OPENING, at, at + LONG + len(_OPENING) - 1)
+        if found >= 0:
+            return found
+        at += LONG
+    return -1
 
 
 def _is_plain(text: memoryview) -> bool:

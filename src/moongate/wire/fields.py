@@ -50,7 +50,7 @@ def parse(body: bytes) -> dict[str, Any]:
     """
     if body.startswith(_BOM):
         raise Refused("invalid_json", byte=0)
-    short, taken = apart.take(body) if len(body) > apart.LONG else (body, {})
+    short, taken = apart.take(body) if len(body) > apart.WORTH else (body, {})
     if not taken:
         return _parse(body)
     try:
