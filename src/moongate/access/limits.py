@@ -91,7 +91,7 @@ class Lease:
         answer = await self._limits.ask(Ask(self.principal.account, "take", ids, rates, rooms))
         self._headers |= _standing(rates, answer)
         if answer.refused >= 0:
-            self.id = "" if first else id
+            self.id, self._taken = "" if first else id, [0] * len(self._taken)
             name = [*(rate.name for rate in rates), *(room.name for room in rooms)][answer.refused]
             dimension = _DIMENSIONS[name.partition(":")[2]]
             raise RateLimited(dimension, answer.wait_ms, self.headers())
