@@ -70,7 +70,8 @@ async def test_every_chore_of_a_server_begins_again(
     monkeypatch.setattr(application, "keep_prices", stumbling("prices"))
     monkeypatch.setattr(application, "look", stumbling("look"))
     monkeypatch.setattr(application, "look_again", stumbling("looking"))
-    names = {*RUNS, "prices", "look", "looking"}
+    monkeypatch.setattr(application.memory, "tend", stumbling("memory"))
+    names = {*RUNS, "prices", "look", "looking", "memory"}
     async with serve(tmp_path, CONFIG, store=MemoryStore(), env={"HOOK": "s3cret"}) as served:
         await until(lambda: begun == dict.fromkeys(names, 2))
         assert len(served.app._chores) == len(names)

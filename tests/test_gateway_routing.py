@@ -302,7 +302,10 @@ async def test_a_look_that_goes_well_brings_the_trial_at_once(
         assert await around.say("Now?") == "a"
 
 
-async def test_a_large_prompt_is_hashed_beside_the_loop(tmp_path: Path) -> None:
+async def test_a_large_prompt_is_hashed_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moongate.admission.BESIDE", 100_000)
     async with pool(tmp_path, "a") as around:
         hashed: list[bool] = []
         real = around.served.app.router.prefix

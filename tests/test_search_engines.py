@@ -1,6 +1,8 @@
 """Each engine against a server that speaks its dialect; ddgs with the real package."""
 
+import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,24 @@ async def test_no_failure_tells_the_query() -> None:
         await finding.find("secret words", 5)
     assert "secret" not in repr(caught.value) + repr(finding) + str(caught.value.__cause__)
     assert told == [("broken", "malformed")]
+
+
+async def test_pages_that_take_too_long_leave_what_the_engine_said() -> None:
+    class Quick:
+        name = "quick"
+
+        async def find(self, query: str, results_max: int) -> list[Result]:
+            del query, results_max
+            return [Result("Moons", "https://example.com/", "Two of them.")]
+
+    async def never(found: Sequence[Result]) -> list[Result]:
+        await asyncio.Event().wait()
+        return list(found)
+
+    finding = Finding(Quick(), "none", read=never)  # type: ignore[arg-type]  # half an engine
+    async with asyncio.timeout(10):
+        (one,) = await finding.find("moons", 5, pages=True, within_s=0.05)
+    assert one.text == "Two of them."
 
 
 @pytest.mark.parametrize(

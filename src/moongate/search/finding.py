@@ -13,6 +13,8 @@ from moongate.search.results import RESULTS_MAX, Engine, Result, SearchFailed, c
 
 DEADLINE_S: Final = 15.0
 """An engine has its own, shorter limits; this one holds whatever it does."""
+WITHIN_S: Final = 45.0
+"""For engine and pages together, where the caller has no less."""
 
 
 class Reads(Protocol):
@@ -48,11 +50,17 @@ class Finding:
         """Whether pages of results can be read."""
         return self._read is not None
 
-    async def find(self, query: str, results_max: int, *, pages: bool = False) -> list[Result]:
-        """At least one and at most ``results_max`` results. Raises SearchFailed."""
+    async def find(
+        self, query: str, results_max: int, *, pages: bool = False, within_s: float = WITHIN_S
+    ) -> list[Result]:
+        """At least one and at most ``results_max`` results. Raises SearchFailed.
+
+        It takes ``within_s`` at most. Pages that are not read by then leave what the engine said.
+        """
         results_max = min(results_max, RESULTS_MAX)
+        until_s = asyncio.get_running_loop().time() + within_s
         try:
-            found = await self._ask(query, results_max)
+            found = await self._ask(query, results_max, within_s)
         except SearchFailed as error:
             self._counted(self.engine.name, error.kind)
             raise
@@ -60,13 +68,14 @@ class Finding:
         if not pages or self._read is None:
             return found
         try:
-            return await self._read(found)
+            async with asyncio.timeout_at(until_s):
+                return await self._read(found)
         except Exception:  # noqa: BLE001 - a page that hurts its reader leaves what the engine said
             return found
 
-    async def _ask(self, query: str, results_max: int) -> list[Result]:
+    async def _ask(self, query: str, results_max: int, within_s: float) -> list[Result]:
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(min(self._deadline_s, within_s)):
                 found = await self.engine.find(query, results_max)
         except SearchFailed:
             raise

@@ -89,13 +89,11 @@ class Run:
         clock = asyncio.get_running_loop().time
         began_s = clock()
         try:
-            async with asyncio.timeout(self._left_s):
-                found = await self._finding.find(
-                    query, self._search.results_max, pages=self._search.pages
-                )
-        except (SearchFailed, TimeoutError) as error:
-            kind = error.kind if isinstance(error, SearchFailed) else "slow"
-            return Ran.nothing(query, kind)
+            found = await self._finding.find(
+                query, self._search.results_max, pages=self._search.pages, within_s=self._left_s
+            )
+        except SearchFailed as error:
+            return Ran.nothing(query, error.kind)
         finally:
             self._left_s -= clock() - began_s
         to_come = min(len(turn.calls), CALLS_MAX) - at
