@@ -8,6 +8,7 @@ what is left out. A page that cannot be read keeps what the engine said of it.
 import asyncio
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
@@ -15,7 +16,6 @@ import msgspec
 from moongate.core.errors import FetchError
 from moongate.media import beside
 from moongate.media.fetch import Fetched
-from moongate.search import article
 from moongate.search.results import TEXT_CHARS_MAX, Result, plain
 
 PAGES_MAX: Final = 3
@@ -30,6 +30,8 @@ _WEB_CHARSET: Final = re.compile(
 )
 """Python knows more codecs than pages are written in, and some are slow on purpose."""
 _HEAD_BYTES: Final = 2_048
+_ARTICLE: Final = str(Path(__file__).with_name("article.py"))
+"""What the other process runs; here its parser would only take memory."""
 _AT_ONCE: Final = 4
 """Pages of HTML that are read at the same moment."""
 READ_S: Final = 4.0
@@ -76,9 +78,7 @@ class Pages:
     async def _readable(self, page: str) -> str:
         """What a reader of ``page`` came for. Raises TimeoutError."""
         async with asyncio.timeout(READ_S), self._turns:
-            code, text = await beside.read(
-                article.__file__, page.encode("utf-8", "replace"), READ_S
-            )
+            code, text = await beside.read(_ARTICLE, page.encode("utf-8", "replace"), READ_S)
         return "" if code else text.decode()
 
 
