@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from moongate.cli import run
+from moongate.cli.check import Check
+from moongate.cli.search_checks import search_checks
+from moongate.settings import Settings
 from search_kit import FakeEngine, engine
+from settings_kit import read
 
 SEARXNG = """
 [[upstreams]]
@@ -135,3 +139,29 @@ def test_an_engine_that_promises_too_little_is_told(
     check = doctor(tmp_path, capsys, "", settings=f'{settings}[privacy]\nrequire = "{require}"\n')
     assert (check["state"] == "warning") == (require != "none")
     assert ("privacy.require" in check["detail"]) == (require != "none")
+
+
+class Elsewhere:
+    """The desk of a shell whose configuration is another than the server's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def settings(self, *, secrets: bool) -> Any:
+        assert secrets
+        return read(self.folder, SEARXNG.partition("[search]")[0])
+
+
+def test_the_servers_engine_is_tried_and_no_other(tmp_path: Path) -> None:
+    def tried(settings: Settings) -> Check:
+        (check,) = search_checks(Elsewhere(tmp_path), settings, live=True)  # type: ignore[arg-type]  # half a desk
+        return check
+
+    with running() as fake:
+        check = tried(read(tmp_path, SEARXNG.format(url=fake.url)))
+        assert (check.state, check.detail.split(":")[0]) == ("ok", "searxng")
+    table = '[search]\nengine = "tavily"\napi_key_env = "K"\n'
+    check = tried(read(tmp_path, SEARXNG.partition("[search]")[0] + table, {"K": "k"}))
+    assert check.state == "broken"
+    assert "searches with tavily" in check.detail
+    assert "names ddgs" in check.detail

@@ -139,12 +139,33 @@ async def test_a_failing_engine_costs_nothing(tmp_path: Path) -> None:
         before = await served.wallet()
         status, got = await look(served, OURS, {"query": "secret words"})
         assert (status, got["error"]["code"]) == (502, "search_failed")
+        assert "failed (unavailable); nothing" in got["error"]["message"]
         assert "secret" not in json.dumps(got) + served.log.getvalue()
         (row,) = await served.rows(1)
         assert (row.charge_nanos, row.outcome, row.usage.searches) == (0, "upstream_error", 0)
         (line,) = logged(served)
         assert (line["amount_nanos"], line["outcome"]) == (0, "upstream_error")
+        assert line["kind"] == "status"
         assert logged(served, "refused") == []
+        assert await served.wallet() == before
+        await served.sound()
+
+
+@pytest.mark.parametrize("route", [OURS, TAVILYS])
+async def test_an_engine_that_finds_nothing_has_not_failed_and_costs_nothing(
+    tmp_path: Path, route: str
+) -> None:
+    async with (
+        engine(trouble="empty") as web,
+        ScriptedServer() as upstream,
+        serve(tmp_path, config(upstream.base_url, web.url)) as served,
+    ):
+        before = await served.wallet()
+        status, got = await look(served, route, {"query": "nobody knows"})
+        assert (status, got["results"]) == (200, [])
+        assert (got["usage"]["searches"], got["usage"]["cost_nanos"]) == (0, 0)
+        (row,) = await served.rows(1)
+        assert (row.charge_nanos, row.outcome, row.usage.searches) == (0, "done", 0)
         assert await served.wallet() == before
         await served.sound()
 

@@ -115,6 +115,34 @@ async def test_a_picture_is_uploaded_shown_and_forgotten(client, scripted, clock
         assert told(error) == (404, "not_found", "id")
 
 
+async def test_the_list_is_what_was_asked_for(client):
+    made = [
+        await client.files.create(file=(f"{at}", data), purpose=purpose)
+        for at, (data, purpose) in enumerate(
+            [(png(), "image"), (b"a", "file-extract"), (png(), "image")]
+        )
+    ]
+    ids = [file.id for file in made]
+
+    async def listed(**query):
+        page = await client.files.list(**query)
+        return [file.id for file in page.data], page.has_more
+
+    assert await listed() == (ids[::-1], False)
+    assert await listed(order="asc") == (ids, False)
+    assert await listed(purpose="image") == ([ids[2], ids[0]], False)
+    assert await listed(limit=2) == (ids[:0:-1], True)
+    assert await listed(limit=1, order="asc", after=ids[0], purpose="image") == ([ids[2]], False)
+    assert [file.id async for file in client.files.list(limit=1)] == ids[::-1]
+    for name, bad in (
+        *(("limit", bad) for bad in (0, 10_001, "abc", "\u0663", "1" * 9)),
+        *(("purpose", "nope"), ("order", "sideways"), ("after", "file-none")),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await listed(**{name: bad})
+        assert caught.value.body["param"] == name
+
+
 async def test_what_ms_names_must_be_there_and_of_its_kind(client, served):
     film = await client.files.create(file=("b.mp4", mp4()), purpose="video")
     at = "messages[0].content[0].image_url"

@@ -6,7 +6,7 @@ and of what is refused before there is a hold: a line of the log and a count.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from moongate.access.idempotency import Idempotency
 from moongate.access.keys import Keys, Principal
@@ -24,7 +24,7 @@ from moongate.metrics import Metrics
 from moongate.route.catalog import Catalog
 from moongate.search.desk import Desk
 from moongate.search.finding import Finding
-from moongate.search.results import Result, SearchFailed
+from moongate.search.results import ERRORS, Result, SearchFailed
 from moongate.visit import Admit
 
 _LEFT: int = 499
@@ -151,34 +151,41 @@ class Lookups:
                 duration_ms=int(passed_s * 1000),
             )  # fmt: skip
 
-        async def give_back(outcome: Outcome, status: int) -> None:
+        async def give_back(outcome: Outcome, status: int, kind: str | None = None) -> None:
             tale = told(status)
             await self._book.void(held, outcome, Usage(), tale)
-            self._report(held, outcome, Bill(Usage(), 0), tale)
+            self._report(held, outcome, Bill(Usage(), 0), tale, kind)
+
+        async def settle(results: Sequence[Result], searches: int) -> Found:
+            passed_s, tale = self._clock.monotonic_s() - began_s, told(200)
+            bill = await self._book.settle(held, "done", Usage(searches=searches), tale)
+            self._report(held, "done", bill, tale)
+            return Found(tuple(results), bill, passed_s, headers)
 
         pages = lookup.pages and not principal.zero_retention
         try:
             results = await self._finding.find(lookup.query, lookup.results_max, pages=pages)
-        except SearchFailed:
-            await give_back("upstream_error", Refused(_BOOKED).status)
-            raise Refused(_BOOKED) from None
+        except SearchFailed as error:
+            if error.kind == "empty":  # it was asked and knows of nothing: no fault, and no fee
+                return await settle((), 0)
+            gone = Refused(_BOOKED, why=ERRORS.get(error.kind, error.kind))
+            await give_back("upstream_error", gone.status, error.kind)
+            raise gone from None
         except asyncio.CancelledError:
             await give_back("client_left", _LEFT)
             raise
         except Exception:
             await give_back("gateway_error", Refused("internal_error").status)
             raise
-        passed_s = self._clock.monotonic_s() - began_s
-        tale = told(200)
-        bill = await self._book.settle(held, "done", Usage(searches=1), tale)
-        self._report(held, "done", bill, tale)
-        return Found(tuple(results), bill, passed_s, headers)
+        return await settle(results, 1)
 
-    def _report(self, held: Held, outcome: Outcome, bill: Bill, told: Told) -> None:
+    def _report(
+        self, held: Held, outcome: Outcome, bill: Bill, told: Told, kind: str | None = None
+    ) -> None:
         row, engine = held.row, self._finding.engine.name
         self._metrics.resolved(row.model, engine, outcome, bill, 0)
         self._log.event(
             "request", request=row.id, key=row.key, account=row.account, model=row.model,
             upstream=engine, outcome=outcome, status=told.status, streamed=False,
-            amount_nanos=bill.cost_nanos, duration_ms=told.duration_ms,
+            amount_nanos=bill.cost_nanos, duration_ms=told.duration_ms, kind=kind,
         )  # fmt: skip

@@ -15,6 +15,8 @@ from moongate.search.results import Engine, SearchFailed
 from moongate.settings import Settings
 
 QUERY: Final = "moons of Mars"
+_KEYED: Final = ("tavily", "brave")
+"""Engines that want a key of the operator's."""
 _WHY: Final = {
     "down": "it cannot be reached",
     "slow": "it does not answer in time",
@@ -34,11 +36,20 @@ def search_checks(desk: Desk, settings: Settings, *, live: bool) -> Iterator[Che
     if table.engine == "moonshot":
         yield _maker(settings)
         return
-    try:
-        used = desk.settings(secrets=True) if live else settings
-    except MoongateError as error:
-        yield Check("search", "broken", str(error))
-        return
+    used = settings
+    if live and table.engine in _KEYED:  # the server tells no secrets, so its key is read here
+        try:
+            used = desk.settings(secrets=True)
+        except MoongateError as error:
+            yield Check("search", "broken", str(error))
+            return
+        if used.search.engine != table.engine:
+            yield Check(
+                "search", "broken",
+                f"the server searches with {table.engine}, and the configuration that is read "
+                f"here names {used.search.engine}. Give the server's own with --config FILE.",
+            )  # fmt: skip
+            return
     engine = make_engine(used)
     if engine is None:
         yield Check(

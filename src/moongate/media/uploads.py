@@ -75,7 +75,7 @@ class Uploads:
         minutes = max(1, round(self._kept_s / 60))
         return (
             f"uploaded files are kept in memory for at most {minutes} "
-            f"minute{'s' if minutes > 1 else ''} and are gone after a restart"
+            f"minute{'s' if minutes > 1 else ''} and are gone after a restart or a deletion"
         )
 
     def admit(self, account: str, size: int) -> None:

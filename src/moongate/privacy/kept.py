@@ -40,13 +40,13 @@ class Table(msgspec.Struct, frozen=True):
 class Held(msgspec.Struct, frozen=True):
     """Something that stays in memory longer than its request, of one organisation, and bounded.
 
-    ``zero_retention``: whether that of a key that demands zero retention stays too. Bounds that
-    there are not are ``None``; ``entries`` are of the kind that ``what`` says.
+    ``kept_for_zero_retention``: whether that of a key that demands zero retention stays too. Bounds
+    that there are not are ``None``; ``entries`` are of the kind that ``what`` says.
     """
 
     what: str
     seconds_max: int
-    zero_retention: bool
+    kept_for_zero_retention: bool
     bytes_max: int | None = None
     account_bytes_max: int | None = None
     entries_max: int | None = None
@@ -135,21 +135,21 @@ DIGESTS: Final = Held(
     "text, and no way back to it",
     seconds_max=int(affinity.LIFE_S),
     entries_max=affinity.ENTRIES_MAX,
-    zero_retention=True,
+    kept_for_zero_retention=True,
 )
 REASONING: Final = Held(
     "reasoning of answers that called tools, to put back what a client drops",
     seconds_max=replay.KEPT_S + replay.SWEEP_S,
     bytes_max=replay.BYTES_MAX,
     account_bytes_max=replay.TENANT_BYTES_MAX,
-    zero_retention=False,
+    kept_for_zero_retention=False,
 )
 PICTURES: Final = Held(
     "pictures that were fetched from addresses in requests",
     seconds_max=int(shelf.KEPT_S),
     bytes_max=shelf.BYTES_MAX,
     account_bytes_max=shelf.ACCOUNT_BYTES_MAX,
-    zero_retention=False,
+    kept_for_zero_retention=False,
 )
 
 
@@ -160,7 +160,7 @@ def uploads(seconds_max: int, bytes_max: int, account_bytes_max: int) -> Held:
         seconds_max=seconds_max,
         bytes_max=bytes_max,
         account_bytes_max=account_bytes_max,
-        zero_retention=False,
+        kept_for_zero_retention=False,
     )
 
 
@@ -171,5 +171,5 @@ def engine_cache(tokens: int, look_s: int) -> Held:
         "organisation gets the place",
         seconds_max=int(engine_slots.LIFETIME_S) + look_s,
         entries_max=tokens,
-        zero_retention=True,
+        kept_for_zero_retention=True,
     )

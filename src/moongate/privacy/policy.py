@@ -18,7 +18,7 @@ _ZERO: Final = (
     "requests go only to upstreams whose zero_retention is true; else 403 no_zdr_route",
     "searches go only to engines whose zero_retention is true, and no page of a result is read",
     "no file can be uploaded",
-    "of what lies in memory, only that stays whose zero_retention is true",
+    "of what lies in memory, only that stays whose kept_for_zero_retention is true",
 )
 """What holds for a key that demands zero retention."""
 _OUTSIDE: Final = (

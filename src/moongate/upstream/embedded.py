@@ -252,7 +252,10 @@ class EmbeddedUpstream:
         room = self._window - len(tokens)
         if room < 1:
             raise UpstreamRefused(
-                "context_length_exceeded", needs=len(tokens) + 1, limit=self._window
+                "context_length_exceeded",
+                param="messages",
+                needs=len(tokens) + 1,
+                limit=self._window,
             )
         return Plan(tokens, sight, goal, max(1, min(output_tokens_max, room)))
 

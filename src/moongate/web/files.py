@@ -6,6 +6,8 @@ for a key that demands zero retention, because a file outlives its request.
 
 import asyncio
 import codecs
+import re
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import msgspec
@@ -25,6 +27,7 @@ from moongate.web.reply import shown, whole
 from moongate.web.server import Handler, Hit
 
 _PIECE_BYTES: Final = 1 << 20
+_LISTED_MAX: Final = 10_000
 _encode: Final = msgspec.json.Encoder().encode
 _ALONE: Final = (
     "This server takes no uploads: its operator switched them off, or runs it as several "
@@ -75,9 +78,12 @@ class Filing:
         return shown(hit.id, _shape(file))
 
     async def files(self, hit: Hit) -> web.StreamResponse:
-        """``GET /v1/files``: the newest first."""
-        found = [_shape(file) for file in self._uploads.list(_account(hit))]
-        return shown(hit.id, {"object": "list", "data": found, "has_more": False})
+        """``GET /v1/files``: the newest first, or as ``order`` says; of one ``purpose``, if any."""
+        found, more = _listed(self._uploads.list(_account(hit)), hit.request.query)
+        said = {"object": "list", "data": [_shape(file) for file in found], "has_more": more}
+        if found:
+            said |= {"first_id": found[0].id, "last_id": found[-1].id}
+        return shown(hit.id, said)
 
     async def file(self, hit: Hit) -> web.StreamResponse:
         """``GET /v1/files/{id}``."""
@@ -122,6 +128,31 @@ class Filing:
         if file is None:
             raise Refused("not_found", "id", thing=f"file: {self._uploads.fate}")
         return file
+
+
+def _listed(files: list[Upload], query: Mapping[str, str]) -> tuple[list[Upload], bool]:
+    """Those of ``files``, newest first, that are asked for, and whether there are more of them.
+
+    Source: OpenAI API reference, "List files". Raises Refused naming the parameter.
+    """
+    purpose, limit = query.get("purpose"), query.get("limit", str(_LISTED_MAX))
+    order, after = query.get("order", "desc"), query.get("after")
+    number = int(limit) if re.fullmatch("[0-9]{1,5}", limit) else 0
+    rules = {
+        "purpose": (purpose in (None, *PURPOSES), f"one of {', '.join(PURPOSES)}"),
+        "limit": (0 < number <= _LISTED_MAX, f"a number from 1 to {_LISTED_MAX}"),
+        "order": (order in ("asc", "desc"), "asc or desc"),
+        "after": (after in (None, *(file.id for file in files)), "the id of a file that is there"),
+    }
+    for name, (kept, what) in rules.items():
+        if not kept:
+            raise Refused("invalid_value", name, what=f"{name} must be {what}.")
+    if order == "asc":
+        files.reverse()
+    if after is not None:
+        files = files[[file.id for file in files].index(after) + 1 :]
+    files = [file for file in files if purpose in (None, file.purpose)]
+    return files[:number], len(files) > number
 
 
 def _account(hit: Hit) -> str:
