@@ -139,7 +139,7 @@ async def test_a_failing_engine_costs_nothing(tmp_path: Path) -> None:
         before = await served.wallet()
         status, got = await look(served, OURS, {"query": "secret words"})
         assert (status, got["error"]["code"]) == (502, "search_failed")
-        assert "failed (unavailable); nothing" in got["error"]["message"]
+        assert "failed: unavailable. Nothing" in got["error"]["message"]
         assert "secret" not in json.dumps(got) + served.log.getvalue()
         (row,) = await served.rows(1)
         assert (row.charge_nanos, row.outcome, row.usage.searches) == (0, "upstream_error", 0)

@@ -116,7 +116,7 @@ ROWS: Final[dict[str, Row]] = {
     "no_room": Row(503, "server_error", "There is no room for uploads now; try again later."),
     "draining": Row(503, "server_error", "The server is shutting down; try again."),
     "no_zdr_route": Row(403, "permission_error", "No upstream meets this key's data policy."),
-    "search_failed": Row(502, "server_error", "The search failed ({why}); nothing was charged."),
+    "search_failed": Row(502, "server_error", "The search failed: {why}. Nothing was charged."),
     "internal_error": Row(500, "server_error", "An internal error occurred; nothing was charged."),
 }
 """Code -> row. Facts in braces are filled from scalars that we computed, never from input."""
