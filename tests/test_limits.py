@@ -174,6 +174,31 @@ async def test_a_cancelled_close_is_carried_out_all_the_same() -> None:
     assert len(counter.asked) == 2, "a second close gave back again"
 
 
+async def test_a_second_take_is_of_the_same_request_and_takes_no_second_place() -> None:
+    asked: list[Ask] = []
+
+    class Noted(LocalCounter):
+        async def ask(self, ask: Ask) -> Answer:
+            asked.append(ask)
+            return await super().ask(ask)
+
+    limits = Limits(Noted(ManualClock()))
+    quota = Quota(rpm=2, tpm=100, concurrency=1)
+    with limits.enter(who(quota=quota)) as lease:
+        await lease.admit("req_1", 0)
+        await lease.admit("req_1", 60)
+        assert lease.headers()["x-ratelimit-remaining-requests"] == "1"
+        assert lease.headers()["x-ratelimit-remaining-tokens"] == "40"
+        await lease.close(10)
+    assert [(ask.kind, ask.ids, len(ask.rooms)) for ask in asked] == [
+        ("take", ("req_1",), 1),
+        ("take", ("req_1",), 0),
+        ("drop", ("req_1",), 1),
+    ]
+    with limits.enter(who(quota=quota)) as lease:
+        await lease.admit("req_2", 90)
+
+
 async def test_what_was_taken_is_trued_up_to_what_was_used() -> None:
     clock, limits = gate()
     principal = who(quota=Quota(tpm=1000), account=Quota(tpm=500))

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from media_kit import Site, site
+from moongate.media import beside
 from moongate.media.fetch import Fetcher
 from moongate.search import article, pages
 from moongate.search.pages import Pages
@@ -186,3 +187,24 @@ async def test_pages_reach_the_model_unless_nothing_may_be_kept(tmp_path: Path) 
                 last = bodies(upstream)[-1]["messages"][-1]
                 assert told(last)["results"][0]["text"] == "snippet"
                 assert len(it.seen) == seen
+
+
+async def test_a_reader_that_nobody_hears_is_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes more than a pipe holds when its time is over."""
+    talks = tmp_path / "talks.py"
+    talks.write_text("def read(data):\n    for _ in range(16):\n        yield 'x' * 1_000_000\n")
+    code, text = await beside.read(str(talks), b"", 30)
+    assert (code, len(text)) == (0, 16_000_000)
+
+    async def deaf(child: asyncio.subprocess.Process, data: bytes) -> None:
+        assert child.stdin is not None
+        child.stdin.write(data)
+        child.stdin.close()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.subprocess.Process, "communicate", deaf)
+    async with asyncio.timeout(20):
+        with pytest.raises(TimeoutError):
+            await beside.read(str(talks), b"", 3)

@@ -96,3 +96,11 @@ def test_any_mixture_of_pieces_is_read_alike(data: Any) -> None:
             patch.setattr(apart, "LONG", 30)
             found = said(body)
         assert found == whole(body)
+
+
+def test_after_many_short_ones_the_rest_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "PASSED_MAX", 3)
+    few, many = ([URL, *["data:,"] * count, URL + "="] for count in (2, 3))
+    assert list(apart.take(json.dumps(few).encode())[1].values()) == [URL, URL + "="]
+    assert list(apart.take(json.dumps(many).encode())[1].values()) == [URL]
+    assert fields.parse(json.dumps({"a": many}).encode()) == {"a": many}

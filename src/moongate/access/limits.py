@@ -82,13 +82,13 @@ class Lease:
         owed. A second call takes the tokens alone: the request and the place are taken.
         """
         first, rates = not self.id, _rates(self.principal, tokens)
-        rooms, ids = (_rooms(self.principal), (id,)) if first else ((), ())
+        rooms = _rooms(self.principal) if first else ()
         self._tokens = tuple(rate for rate in rates if rate.name.endswith(":tokens"))
         self._taken = [rate.amount for rate in self._tokens]
         if not first and not (rates := self._tokens):
             return
         self.id = id  # from here on, whatever was taken is given back
-        answer = await self._limits.ask(Ask(self.principal.account, "take", ids, rates, rooms))
+        answer = await self._limits.ask(Ask(self.principal.account, "take", (id,), rates, rooms))
         self._headers |= _standing(rates, answer)
         if answer.refused >= 0:
             self.id, self._taken = "" if first else id, [0] * len(self._taken)

@@ -22,6 +22,8 @@ async def read(kind: str, data: bytes, total_s: float) -> tuple[int, bytes]:
     finally:
         if child.returncode is None:
             child.kill()
+            assert child.stdout is not None
+            await child.stdout.read()  # a pipe that waits to be read would keep its end back
             await child.wait()
     assert child.returncode is not None
     return child.returncode, text

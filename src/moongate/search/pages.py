@@ -71,7 +71,7 @@ class Pages:
             text = await asyncio.to_thread(_decoded, got.data, got.charset)
             if kind in _HTML:
                 text = await self._readable(text)
-        except (FetchError, TimeoutError):
+        except (FetchError, TimeoutError, OSError):  # the last: no process can be started
             return ""
         return plain(text, TEXT_CHARS_MAX)
 

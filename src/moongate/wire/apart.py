@@ -12,6 +12,8 @@ WORTH: Final = 2 << 20
 """Bytes of a body that is looked at: the parser is done with a smaller one in a moment."""
 LONG: Final = 1 << 18
 """Bytes of a data URL that is taken out; also how much is looked through at once."""
+PASSED_MAX: Final = 10_000
+"""So many openings that were left are enough: the rest stays where it is."""
 _OPENING: Final = b'"data:'
 _MARK: Final = f"moongate:{secrets.token_hex(16)}:"
 """Stands where a text was taken out. No client knows it."""
@@ -31,10 +33,11 @@ def take(body: bytes) -> tuple[bytes, Taken]:
     taken: Taken = {}
     pieces: list[bytes | memoryview] = []
     view = memoryview(body)
-    done = at = 0
-    while (at := _next(body, at)) >= 0:
+    done = at = passed = 0
+    while passed < PASSED_MAX and (at := _next(body, at)) >= 0:
         start, end = at + 1, body.find(b'"', at + 1)
         at += len(_OPENING)
+        passed += 1
         if end - start < LONG or body[start - 2 : start - 1] == b"\\":
             continue
         if _NAMES.match(body, end + 1) or not _is_plain(view[start:end]):
@@ -43,6 +46,7 @@ def take(body: bytes) -> tuple[bytes, Taken]:
         taken[mark] = str(view[start:end], "ascii")
         pieces += (view[done:start], mark.encode())
         done = at = end
+        passed -= 1
     return (b"".join([*pieces, view[done:]]), taken) if taken else (body, taken)
 
 
